@@ -1,0 +1,44 @@
+# Every target makes what it needs first; nothing but Python >= 3.11 and make is expected.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SMOKE  ?=
+
+export HF_HUB_DISABLE_TELEMETRY = 1
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test check lock clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Create .venv and install the locked packages and the project
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another one with: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+book: $(STAMP)  ## Run the experiments on the embedded default and render the book (SMOKE=1: tiny sizes)
+	$(BIN)/purify book $(if $(SMOKE),--smoke)
+
+test: $(STAMP)  ## Run the tests (the slow ones: .venv/bin/pytest -m slow)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## Lint, format check and type check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(STAMP)  ## Rewrite requirements.lock from the ranges of pyproject.toml
+	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-find-links \
+	  --output-file requirements.lock pyproject.toml
+	sed -i.bak -E 's/^([a-z0-9-]+==[0-9.]+)\+cpu$$/\1/' requirements.lock && rm requirements.lock.bak
+	$(BIN)/python -m purify.environment > environment.yml
+
+clean:  ## Remove the rendered book and the caches of the tools (the environment and the stored runs stay)
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache

