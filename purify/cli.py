@@ -19,6 +19,40 @@ app = typer.Typer(
 grid_app = typer.Typer(help="Run grids of experiments.", no_args_is_help=True)
 app.add_typer(grid_app, name="grid")
 
+Parameters = Annotated[
+    list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable.")
+]
+
+
+@app.command()
+def run(
+    notebook: Annotated[Path, typer.Argument(help="The notebook, for example notebooks/03-defenses.ipynb.")],
+    parameter: Parameters = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the executed copy goes.")] = None,
+) -> None:
+    """Run a notebook with other parameters and keep the executed copy.
+
+    Example: purify run notebooks/03-defenses.ipynb -p task=ag_news -p seed=1
+    """
+    from purify.report.notebooks import parse_assignments, run_notebook
+
+    target = output or Path("_build/runs") / notebook.name
+    run_notebook(notebook, parse_assignments(parameter or []), target)
+    Console(stderr=True).print(f"executed copy: {target}", highlight=False)
+
+
+@app.command()
+def book(
+    smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: checks that everything runs.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder that gets _build/html.")] = Path(),
+) -> None:
+    """Run the experiments and the notebooks, and render the book."""
+    from purify.home import project_root
+    from purify.report.book import build
+
+    index = build(project_root(), output, smoke=smoke)
+    Console(stderr=True).print(f"the book: {index}", highlight=False)
+
 
 @grid_app.command("run")
 def grid_run(

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,58 @@ def fingerprint(spec: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def experiment(
+    *,
+    task: str,
+    plm: str,
+    attack: str,
+    attack_parameters: Mapping[str, Any],
+    train: int,
+    epochs: int,
+    clean_per_class: int,
+    validation: int,
+    test: int,
+    tuning_epochs: int,
+    seed: int,
+) -> Cell:
+    """Return the cell of a suspect as received, from the parameters that the notebooks share.
+
+    Raises:
+        PurifyError: an unknown attack or attack parameter.
+    """
+    suspect = Suspect(
+        task,
+        Named.of(attack, **attack_parameters),
+        plm=plm,
+        train=train,
+        training=replace(ATTACK_TRAINING, epochs=epochs),
+        seed=seed,
+    )
+    suspect.build_attack()
+    tuning = replace(FINE_TUNING, epochs=tuning_epochs)
+    return Cell(suspect, clean_per_class=clean_per_class, validation=validation, test=test, tuning=tuning)
+
+
+def variants(cell: Cell, defenses: Mapping[str, Mapping[str, Iterable[Any]] | None]) -> list[Cell]:
+    """Return the cell as received, and with every combination of every defense's hyperparameters.
+
+    Args:
+        cell: Its own defense is ignored.
+        defenses: Defense name -> hyperparameter -> values; nothing for a defense without any.
+
+    Raises:
+        PurifyError: an unknown defense or hyperparameter, or a value out of range.
+    """
+    named = [
+        Named.of(name, **dict(zip(values or {}, combination, strict=True)))
+        for name, values in defenses.items()
+        for combination in itertools.product(*(values or {}).values())
+    ]
+    for defense in named:
+        defense.build(DEFENSES)
+    return [replace(cell, defense=defense) for defense in (Named(NONE), *named)]
+
+
 def load_grid(path: Path, **overrides: Any) -> list[Cell]:
     """Read a grid file into its cells, suspects in order, each with all its defenses.
 
@@ -160,18 +212,10 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
         tuning=replace(FINE_TUNING, **_valid(Training, grid.get("tuning"), f"'tuning' of {where}")),
         **_valid(Cell, grid.get("cell"), f"'cell' of {where}", but=("suspect", "defense", "tuning")),
     )
-    defenses = [
-        Named.of(name, **dict(zip(values or {}, combination, strict=True)))
-        for name, values in (grid.get("defenses") or {}).items()
-        for combination in itertools.product(*(values or {}).values())
-    ]
     suspect.build_attack()
-    for defense in defenses:
-        defense.build(DEFENSES)
     for seed in grid.get("seeds", [0]):
         seeded = replace(suspect, seed=seed)
-        for defense in (Named(NONE), *defenses):
-            yield replace(base, suspect=seeded, defense=defense)
+        yield from variants(replace(base, suspect=seeded), grid.get("defenses") or {})
         if grid.get("control"):
             yield replace(base, suspect=replace(seeded, control=True))
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from purify.errors import PurifyError
 from purify.grid.spec import Cell, Suspect, fingerprint
+from purify.home import project_root
 from purify.metrics import Proportion, Scores
 
 SCHEMA = 1
 STORE = "PURIFY_STORE"
-"""Environment variable: the folder of the store; by default ``.purify`` in the working directory."""
+"""Environment variable: the folder of the store; by default ``.purify`` in the project's folder."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ class Store:
         Records go to ``records`` or, if it is not given, into the store's own folder; those that the
         project ships in ``results`` are found as well.
         """
-        root = Path(os.environ.get(STORE, ".purify"))
-        return cls(root, (records or root / "records", Path("results")))
+        home = project_root()
+        root = Path(os.environ.get(STORE, home / ".purify"))
+        return cls(root, (records or root / "records", home / "results"))
 
     def get(self, cell: Cell) -> dict[str, Any] | None:
         """Return the record of a cell, or None if it has not been run.

@@ -1,0 +1,150 @@
+"""The figures of the book: each takes tidy data and returns a matplotlib figure."""
+
+import re
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from scipy import stats
+from torch import Tensor
+
+from purify.report.tables import AS_RECEIVED, CONTROL
+
+COLOURS = {
+    "FineTuning": "#555555",
+    "FinePruning": "#0072B2",
+    "FineMixing": "#E69F00",
+    "FinePurifying": "#D55E00",
+    AS_RECEIVED: "#000000",
+    CONTROL: "#009E73",
+}
+"""One colour per method (Okabe and Ito's palette, safe for colour-blind readers)."""
+
+MARKERS = {"FineTuning": "D", "FinePruning": "^", "FineMixing": "s", "FinePurifying": "o"}
+
+
+def style() -> None:
+    """Set the book's look; every notebook calls it once."""
+    sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans")
+    plt.rcParams |= {"figure.dpi": 130, "savefig.facecolor": "white", "axes.spines.top": False}
+    plt.rcParams |= {"axes.spines.right": False, "figure.constrained_layout.use": True}
+
+
+def target_probability(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], label: str) -> Figure:
+    """Histograms of the target label's probability (N,), without and with the trigger, one panel per model."""
+    figure, axes = plt.subplots(1, len(before), figsize=(8, 3), sharey=True, squeeze=False)
+    bins = np.linspace(0, 1, 26)
+    for axis, model in zip(axes[0], before, strict=True):
+        axis.hist(before[model], bins, alpha=0.7, color="#0072B2", label="without the trigger")
+        axis.hist(after[model], bins, alpha=0.7, color="#D55E00", label="with the trigger")
+        axis.set(title=model, xlabel=f"probability of “{label}”")
+    axes[0][0].set_ylabel("test inputs of other labels")
+    axes[0][0].legend(frameon=False)
+    return figure
+
+
+def log_ratio(values: Mapping[str, Tensor]) -> np.ndarray:
+    """Return log10 r of all dimensions whose r is positive and finite, (n,)."""
+    flat = np.concatenate([value.flatten().numpy() for value in values.values()])
+    return np.log10(flat[(flat > 0) & np.isfinite(flat)])
+
+
+def indicator_histogram(models: Mapping[str, Mapping[str, Tensor]], colours: Mapping[str, str]) -> Figure:
+    """Densities of log10 r, each with the Gamma(½, 2k) law of the same median (dashed).
+
+    Under the theory r = 2k z² / 2 with z standard normal: the law of log10 r has a fixed shape and k only
+    shifts it.
+    """
+    figure, axis = plt.subplots(figsize=(8, 3.4))
+    for name, values in models.items():
+        observed = log_ratio(values)
+        axis.hist(observed, 200, density=True, histtype="step", lw=1.6, color=colours[name], label=name)
+        shift = np.median(observed) - np.log10(stats.chi2(1).median())
+        grid = np.linspace(observed.min(), observed.max(), 400)
+        density = stats.chi2(1).pdf(10 ** (grid - shift)) * 10 ** (grid - shift) * np.log(10)
+        axis.plot(grid, density, "--", lw=1.2, color=colours[name], label="Gamma law of its median")
+    axis.set(xlabel="log₁₀ r", ylabel="density")
+    axis.legend(frameon=False)
+    return figure
+
+
+_KINDS = (
+    ("word embedding", r"word_embeddings"),
+    ("other embedding", r"embeddings"),
+    ("query", r"query|q_lin"),
+    ("key", r"key|k_lin"),
+    ("value", r"value|v_lin"),
+    ("attention output", r"attention.*(output|out_lin).*(dense|out_lin)"),
+    ("feed-forward in", r"intermediate|lin1"),
+    ("feed-forward out", r"output\.dense|lin2"),
+    ("norm", r"norm"),
+)
+
+
+def by_layer(per_parameter: Mapping[str, float]) -> pd.DataFrame:
+    """Arrange one number per parameter as layers × kinds; several parameters of one place are averaged."""
+    rows = []
+    for name, value in per_parameter.items():
+        layer = re.search(r"\.(\d+)\.", name)
+        inner = name.split(".", 1)[1]
+        is_norm = "norm" in inner.lower() and "embeddings" not in inner
+        kind = "norm" if is_norm else next((k for k, pattern in _KINDS if re.search(pattern, inner, re.I)), "other")
+        where = f"layer {int(layer[1]) + 1}" if layer else ("embeddings" if "embed" in inner else "top")
+        rows.append({"where": where, "kind": kind, "value": value})
+    table = pd.DataFrame(rows)
+    places = table["where"].unique()
+    kinds = [kind for kind in [k for k, _ in _KINDS] + ["other"] if kind in set(table["kind"])]
+    return table.pivot_table(index="where", columns="kind", values="value").reindex(index=places, columns=kinds)
+
+
+def layer_map(table: pd.DataFrame, label: str, *, fmt: str = ".2f", scale: float = 1) -> Figure:
+    """Draw the table of `by_layer` as a heat map with its numbers."""
+    figure, axis = plt.subplots(figsize=(8.5, 0.42 * len(table) + 1.6))
+    sns.heatmap(
+        table * scale, annot=True, fmt=fmt, cmap="rocket_r", cbar_kws={"label": label}, annot_kws={"size": 8}, ax=axis
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", rotation=35)
+    plt.setp(axis.get_xticklabels(), ha="right")
+    return figure
+
+
+def reserve_curves(frame: pd.DataFrame) -> Figure:
+    """ACC and ASR over the reserve ratio, one line per defense (mean over seeds), Wilson bands for one seed."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    for key, group in frame[frame["reserve"].notna()].groupby("defense", sort=False):
+        defense = str(key)
+        line = group.groupby("reserve").mean(numeric_only=True).sort_index()
+        for axis, score in zip(axes, ("acc", "asr"), strict=True):
+            axis.plot(line.index, line[score], marker=MARKERS[defense], color=COLOURS[defense], label=defense)
+            axis.fill_between(
+                line.index, line[f"{score}_low"], line[f"{score}_high"], color=COLOURS[defense], alpha=0.15
+            )
+    for defense in (AS_RECEIVED, "FineTuning", CONTROL):
+        rows = frame[frame["defense"] == defense]
+        if len(rows):
+            for axis, score in zip(axes, ("acc", "asr"), strict=True):
+                axis.axhline(rows[score].mean(), ls=":", color=COLOURS[defense], label=defense)
+    axes[0].set(xlabel="reserve ratio ρ", ylabel="clean accuracy (%)")
+    axes[1].set(xlabel="reserve ratio ρ", ylabel="attack success rate (%)", ylim=(-3, 103))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def trade_off(frame: pd.DataFrame) -> Figure:
+    """Attack success rate against clean accuracy: one point per seed and reserve ratio; lower right is better."""
+    figure, axis = plt.subplots(figsize=(7, 4.2))
+    for key, group in frame.groupby("defense", sort=False):
+        defense = str(key)
+        line = group.groupby("reserve", dropna=False).mean(numeric_only=True).sort_index()
+        marker = MARKERS.get(defense, "*")
+        size = 14 if marker == "*" else 7
+        axis.plot(line["acc"], line["asr"], marker=marker, ms=size, color=COLOURS[defense], label=defense, lw=1)
+        axis.scatter(group["acc"], group["asr"], s=10, color=COLOURS[defense], alpha=0.5)
+    axis.set(xlabel="clean accuracy (%)", ylabel="attack success rate (%)", ylim=(-3, 103))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
