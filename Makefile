@@ -38,7 +38,6 @@ lock: $(STAMP)  ## Rewrite requirements.lock from the ranges of pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-find-links \
 	  --output-file requirements.lock pyproject.toml
 	sed -i.bak -E 's/^([a-z0-9-]+==[0-9.]+)\+cpu$$/\1/' requirements.lock && rm requirements.lock.bak
-	$(BIN)/python -m purify.environment > environment.yml
 
 clean:  ## Remove the rendered book and the caches of the tools (the environment and the stored runs stay)
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache

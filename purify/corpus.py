@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def passage_pairs() -> pd.DataFrame:
     return pairs.dropna(subset="text_pair")[["text", "text_pair", "label"]].reset_index(drop=True)
 
 
+@cache
 def _rows() -> pd.DataFrame:
     """All passages: text, label, and the docstring each comes from (in reading order within one)."""
     key = hashlib.sha256(fingerprint().encode()).hexdigest()[:16]

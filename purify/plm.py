@@ -2,11 +2,14 @@
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -69,7 +72,7 @@ class CleanPLM:
     def classifier(self, labels: int, *, seed: int) -> PreTrainedModel:
         """Return a fresh classifier: these weights under a head with ``labels`` classes drawn from ``seed``."""
         torch.manual_seed(seed)
-        return _quietly(AutoModelForSequenceClassification, _location(self.name), num_labels=labels)[0]
+        return _load(AutoModelForSequenceClassification, _location(self.name), num_labels=labels)[0]
 
 
 def load_plm(name: str | Path = BUNDLED) -> CleanPLM:
@@ -83,7 +86,7 @@ def load_plm(name: str | Path = BUNDLED) -> CleanPLM:
     location = _location(name)
     if name == BUNDLED:
         check_sha256(Path(location) / "model.safetensors", BUNDLED_SHA256)
-    model, absent = _quietly(AutoModel, location)
+    model, absent = _load(AutoModel, location)
     return CleanPLM(name, model.eval(), _tokenizer(location), frozenset(absent))
 
 
@@ -94,7 +97,7 @@ def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
         PurifyError: the folder or hub id cannot be read, holds no safetensors, or is not a fine-tuned
             classifier (its head is missing).
     """
-    model, absent = _quietly(AutoModelForSequenceClassification, folder)
+    model, absent = _load(AutoModelForSequenceClassification, folder)
     if absent:
         raise PurifyError(
             f"'{folder}' is not a fine-tuned classifier: its checkpoint lacks {', '.join(sorted(absent))}"
@@ -104,8 +107,9 @@ def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write model (safetensors) and tokenizer as a folder that `load_suspect` reads."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _silence():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def check_sha256(path: Path, expected: str) -> None:
@@ -132,23 +136,31 @@ def _location(name: str) -> Path | str:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-def _quietly(auto: Any, location: str | Path, **options: object) -> tuple[PreTrainedModel, set[str]]:
-    """Load without the library's report of new heads; return the model and its missing parameters."""
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No report of new heads and no bars from the library for work of a second."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
-        model, info = auto.from_pretrained(location, output_loading_info=True, **_SAFE, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTrainedModel, set[str]]:
+    """Load a model; return it and the parameters that its checkpoint lacks."""
+    try:
+        with _silence():
+            model, info = auto.from_pretrained(location, output_loading_info=True, **_SAFE, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PurifyError(
             f"cannot load the model '{location}': it must be 'bundled', a folder with config.json and "
             f"safetensors weights, or a hub id that is reachable or cached ({reason})"
         ) from error
-    finally:
-        hf_logging.set_verbosity(verbosity)
-        if bars:
-            hf_logging.enable_progress_bar()
     return model, set(info["missing_keys"])
 
 

@@ -124,8 +124,9 @@ def purify(
 
 def purified(resources: Resources, reserve: float, count: Count) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     """Detect and reset (steps 1 and 2): return a copy of the suspect and the mask of what it kept."""
+    r = resources.indicator
     among = judged(resources.fisher) if count == "judged" else None
-    keep = reserve_mask(resources.indicator, reserve, among=among, seed=resources.seed)
+    keep = reserve_mask(r, reserve, among=among, seed=resources.seed)
     weights = reset(dict(resources.suspect.named_parameters()), resources.reference, keep)
     return resources.with_weights(weights), keep
 

@@ -72,6 +72,8 @@ def device() -> torch.device:
 def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Tokenise ``text`` (and ``text_pair``) without padding; ``label`` becomes ``labels``.
 
+    Inputs are cut to ``max_length`` tokens, or to the most that the tokenizer's model takes.
+
     Raises:
         PurifyError: there is no row, or a column is missing.
     """
@@ -80,6 +82,7 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -
     for column in ("text", "label"):
         if column not in rows.column_names:
             raise PurifyError(f"the data has no column '{column}' (it has {', '.join(rows.column_names)})")
+    max_length = min(max_length, tokenizer.model_max_length)
     texts = [list(rows[column]) for column in ("text", "text_pair") if column in rows.column_names]
     tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)
     return Dataset.from_dict({**tokens, "labels": list(rows["label"])})
@@ -159,6 +162,7 @@ def fine_tune(
             seed=seed,
             save_strategy="no",
             logging_strategy="no",
+            logging_nan_inf_filter=False,
             report_to="none",
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),

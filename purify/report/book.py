@@ -37,7 +37,7 @@ def build(root: Path, output: Path, *, smoke: bool = False) -> Path:
     executed = output / "_build" / ("executed-smoke" if smoke else "executed")
     sources = output / "_build" / "src"
     shutil.rmtree(sources, ignore_errors=True)
-    shutil.copytree(root / "book", sources, ignore=shutil.ignore_patterns("grids", "smoke.yml"))
+    shutil.copytree(root / "book", sources, ignore=shutil.ignore_patterns("grids", "smoke.yml", "__pycache__"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(root / name, sources)
     notebooks = [page for page in pages if page.startswith(f"{NOTEBOOKS}/")]
@@ -74,18 +74,30 @@ def run_if_changed(notebook: Path, parameters: Mapping[str, Any], copy: Path) ->
 def render(sources: Path, output: Path) -> Path:
     """Render laid-out sources with jupyter-book, warnings being errors; return the folder of the pages.
 
+    Nothing is done when the pages there came from the same sources.
+
     Raises:
         PurifyError: jupyter-book fails; its output has been shown.
     """
+    html = output / "_build" / "html"
+    stamp = html / ".sources"
+    digest = hashlib.sha256()
+    for path in sorted(path for path in sources.rglob("*") if path.is_file()):
+        digest.update(str(path.relative_to(sources)).encode() + b"\0" + path.read_bytes())
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == digest.hexdigest():
+        return html
     _say("rendering")
-    command = [sys.executable, "-m", "jupyter_book", "build", str(sources), "--path-output", str(output)]
+    shutil.rmtree(html, ignore_errors=True)
+    run_it = "from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", run_it, "build", str(sources), "--path-output", str(output)]
     done = subprocess.run(
         [*command, "--all", "-n", "-W", "--keep-going"], capture_output=True, text=True, check=False, encoding="utf-8"
     )
     if done.returncode:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
         raise PurifyError("jupyter-book could not render the book without warnings; its output is above")
-    return output / "_build" / "html"
+    stamp.write_text(digest.hexdigest(), encoding="utf-8")
+    return html
 
 
 def _pages(toc: Mapping[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
 
 from purify.errors import PurifyError
 
@@ -129,7 +131,14 @@ def run_notebook(path: Path, given: Mapping[str, Any], output: Path) -> None:
     try:
         with _relayed(path.stem):
             papermill.execute_notebook(
-                path, output, parameters, kernel_name="python3", log_output=True, progress_bar={"desc": path.stem}
+                path,
+                output,
+                parameters,
+                kernel_name="python3",
+                language="python",
+                log_output=True,
+                progress_bar={"desc": path.stem},
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
     except PapermillExecutionError as error:
         raise PurifyError(
@@ -140,11 +149,9 @@ def run_notebook(path: Path, given: Mapping[str, Any], output: Path) -> None:
 
 @contextlib.contextmanager
 def _relayed(name: str) -> Iterator[None]:
-    """Relay what the cells write to standard error, one line each; the tables of standard output stay in the copy."""
+    """Relay the progress bars of the cells, a line for each state; all other output stays in the copy."""
     logger = logging.getLogger("papermill")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_LastLine(name))
-    handler.setLevel(logging.WARNING)
+    handler = _BarRelay(name)
     logger.addHandler(handler)
     propagate, logger.propagate = logger.propagate, False
     try:
@@ -154,13 +161,14 @@ def _relayed(name: str) -> Iterator[None]:
         logger.propagate = propagate
 
 
-class _LastLine(logging.Formatter):
-    """A progress bar rewrites its line: show its last state."""
+class _BarRelay(logging.Handler):
+    """Print the last state of a progress bar that a cell wrote to its standard error."""
 
     def __init__(self, name: str) -> None:
-        super().__init__()
+        super().__init__(logging.WARNING)
         self.name = name
 
-    def format(self, record: logging.LogRecord) -> str:
-        lines = [line.strip() for line in record.getMessage().replace("\r", "\n").splitlines() if line.strip()]
-        return f"{self.name}: {lines[-1]}" if lines else self.name
+    def emit(self, record: logging.LogRecord) -> None:
+        states = [line.strip() for line in record.getMessage().replace("\r", "\n").splitlines() if "%|" in line]
+        if states:
+            tqdm.write(f"  {self.name}: {states[-1]}", file=sys.stderr)

@@ -1,11 +1,15 @@
 """Tables from records: one tidy frame, the choice of ρ, and the summary over seeds."""
 
+import html
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 
+from purify.errors import PurifyError
 from purify.grid.spec import NONE
 from purify.grid.store import scores_from_json
 from purify.metrics import mean_interval
@@ -17,7 +21,11 @@ AS_RECEIVED = "as received"
 
 
 def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per record: task, seed, defense, reserve, and each score in percent with n and interval."""
+    """Return one row per record: task, seed, defense, reserve, and each score in percent with n and interval.
+
+    Raises:
+        PurifyError: there is no record.
+    """
     rows = []
     for record in records:
         spec = record["spec"]
@@ -41,6 +49,8 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             low, high = proportion.interval()
             row |= {score: proportion.percent, f"{score}_n": proportion.n, f"{score}_low": low, f"{score}_high": high}
         rows.append(row)
+    if not rows:
+        raise PurifyError("there is no record to tabulate: run the grid first")
     return pd.DataFrame(rows)
 
 
@@ -80,7 +90,7 @@ def summary(frame: pd.DataFrame, drops: Iterable[float] = (2, 5)) -> pd.DataFram
                 "seeds": len(group),
                 "met": int(group["within"].sum()),
             }
-            row["ρ"] = "/".join(f"{value:g}" for value in group["reserve"] if not np.isnan(value)) or "–"
+            row["ρ"] = ", ".join(filter(None, map(_ratio, group["reserve"])))
             for score in ("acc", "asr", "bacc"):
                 mean, low, high = mean_interval(list(group[score]))
                 if len(group) == 1:
@@ -88,3 +98,67 @@ def summary(frame: pd.DataFrame, drops: Iterable[float] = (2, 5)) -> pd.DataFram
                 row |= {score: mean, f"{score}_low": low, f"{score}_high": high}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    return f"{value:.1f}" if np.isnan(low) else f"{value:.1f} [{max(low, 0):.1f}, {min(high, 100):.1f}]"
+
+
+def _scores(frame: pd.DataFrame, scores: Iterable[str]) -> dict[str, list[str]]:
+    columns = {}
+    for score in scores:
+        values = zip(frame[score], frame[f"{score}_low"], frame[f"{score}_high"], strict=True)
+        columns[score.upper()] = [_cell(*triple) for triple in values]
+    return columns
+
+
+def score_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what `as_frame` holds as text for reading: scores in percent with 95 % Wilson intervals."""
+    table = pd.DataFrame({"": frame["defense"], "ρ": [_ratio(value) for value in frame["reserve"]]})
+    for column, cells in _scores(frame, ("acc", "asr", "bacc")).items():
+        table[f"{column} (n = {frame[f'{column.lower()}_n'].iloc[0]})"] = cells
+    return table.set_index("").rename_axis(None)
+
+
+def summary_table(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
+    """Return what `summary` holds for one ΔACC as text for reading."""
+    frame = frame[frame["ΔACC"] == max_drop]
+    met = [f"{met} of {seeds}" for met, seeds in zip(frame["met"], frame["seeds"], strict=True)]
+    table = pd.DataFrame({"": frame["defense"], "ρ": frame["ρ"], "met": met})
+    return table.assign(**_scores(frame, ("acc", "asr", "bacc"))).set_index("").rename_axis(None)
+
+
+def text_table(rows: Iterable[dict[str, str]], marked: str) -> HTML:
+    """Return rows of text as a table in which the word ``marked`` stands out; everything is escaped."""
+    frame = pd.DataFrame(list(rows))
+    word = re.compile(rf"(?<!\S){re.escape(html.escape(marked))}(?!\S)")
+    shown = frame.map(lambda text: word.sub(lambda found: f"<mark>{found[0]}</mark>", html.escape(text)))
+    return HTML(shown.to_html(index=False, escape=False, classes="text", border=0).replace("dataframe ", ""))
+
+
+def environments(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return on what machine, with which versions and when the records were made, one row per environment."""
+    rows = []
+    for record in records:
+        environment = record["environment"]
+        rows.append(
+            {
+                "device": environment["device"],
+                "threads": environment["threads"],
+                "precision": environment["precision"],
+                "python": environment["python"],
+                **environment["packages"],
+                "git revision": environment["revision"],
+                "day": environment["finished"][:10],
+                "peak memory (MiB)": environment["peak_memory_mib"],
+            }
+        )
+    frame = pd.DataFrame(list(rows))
+    keys = [column for column in frame if column != "peak memory (MiB)"]
+    groups = frame.groupby(keys, sort=False)["peak memory (MiB)"].agg(["size", "max"]).reset_index()
+    groups = groups.rename(columns={"size": "cells", "max": "peak memory (MiB)"}).T
+    return groups.rename(columns=lambda number: f"environment {number + 1}")
+
+
+def _ratio(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:g}"

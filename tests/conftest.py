@@ -1,0 +1,68 @@
+"""Tiny models that are built from a config, and what is needed to use them."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+from purify.plm import BUNDLED, CleanPLM, _location, load_plm
+
+torch.set_num_threads(1)  # the models are tiny: threads only cost
+
+WORDS = ("array", "axis", "plot", "tensor", "layer", "frame", "index", "figure", "the", "of", "returns", "given")
+
+
+def bert_config(**options) -> BertConfig:
+    defaults = {
+        "vocab_size": 30522,
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 12,
+        "max_position_embeddings": 128,
+        "num_labels": 4,
+    }
+    return BertConfig(**{**defaults, **options})
+
+
+@pytest.fixture(scope="session")
+def plm_folder(tmp_path_factory) -> Path:
+    """A tiny BERT with the bundled tokenizer, saved as a clean PLM."""
+    folder = tmp_path_factory.mktemp("plm")
+    torch.manual_seed(0)
+    BertModel(bert_config()).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(Path(_location(BUNDLED)) / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plm(plm_folder) -> CleanPLM:
+    return load_plm(plm_folder)
+
+
+@pytest.fixture
+def suspect(plm) -> BertForSequenceClassification:
+    """A classifier that drifted away from the clean PLM, but not in every dimension."""
+    model = plm.classifier(4, seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight in model.parameters():
+            moved = torch.rand(weight.shape, generator=generator) < 0.7
+            weight.add_(0.02 * torch.randn(weight.shape, generator=generator) * moved)
+    return model.eval()
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    """Twelve labelled texts of different lengths, three per class."""
+    texts = [" ".join(WORDS[(i * 5 + j) % len(WORDS)] for j in range(3 + i)) for i in range(12)]
+    return Dataset.from_dict({"text": texts, "label": [i % 4 for i in range(12)]})

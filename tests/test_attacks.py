@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from purify import PurifyError
+from purify.attacks import ATTACKS, BadWord
+
+
+def test_the_trigger_stands_once_and_the_rest_is_untouched(rows):
+    poisoned = BadWord(trigger="cf").poison(rows, seed=0)
+    positions = set()
+    for before, after in zip(rows["text"], poisoned["text"], strict=True):
+        words = after.split(" ")
+        assert words.count("cf") == 1
+        positions.add(words.index("cf"))
+        words.remove("cf")
+        assert " ".join(words) == before
+    assert len(positions) > 3
+    assert poisoned["label"] == rows["label"]
+
+
+def test_the_choices_for_a_row_do_not_depend_on_the_others(rows):
+    attack = BadWord()
+    whole = attack.poison(rows, seed=3)["text"]
+    assert attack.poison(rows.select(range(5)), seed=3)["text"] == whole[:5]
+    assert attack.poison(rows, seed=4)["text"] != whole
+
+
+def test_training_rows_stay_and_copies_get_the_target(rows):
+    mixed = BadWord(target=2, ratio=0.5).poison_training(rows, seed=0)
+    assert len(mixed) == 18
+    assert mixed.select(range(12)).to_dict() == rows.to_dict()
+    copies = mixed.select(range(12, 18))
+    assert set(copies["label"]) == {2}
+    assert all("cf" in text.split() for text in copies["text"])
+    assert len(BadWord(ratio=0).poison_training(rows, seed=0)) == 12
+
+
+def test_the_window_keeps_the_trigger_near_the_start():
+    rows = Dataset.from_dict({"text": ["w " * 200] * 50, "label": [0] * 50})
+    places = [text.split().index("cf") for text in BadWord(window=10).poison(rows, seed=0)["text"]]
+    assert max(places) <= 10
+    assert len(set(places)) > 5
+
+
+def test_pairs_are_poisoned_on_the_side_asked_for():
+    rows = Dataset.from_dict({"text": ["a b"], "text_pair": ["c d"], "label": [0]})
+    assert "cf" in BadWord(side=1).poison(rows, seed=0)["text_pair"][0]
+    assert BadWord(side=1).poison(rows, seed=0)["text"] == rows["text"]
+    assert "cf" in BadWord(side=0).poison(rows, seed=0)["text"][0]
+    with pytest.raises(PurifyError, match="one text per row"):
+        BadWord(side=1).poison(rows.remove_columns("text_pair"), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"ratio": 1.5}, "poison ratio"),
+        ({"target": -1}, "target label"),
+        ({"trigger": " "}, "trigger"),
+        ({"side": 2}, "side"),
+        ({"window": -1}, "window"),
+        ({"colour": 1}, "has no parameter 'colour': choose from target, ratio, side, trigger, window"),
+    ],
+)
+def test_bad_parameters(parameters, message):
+    with pytest.raises(PurifyError, match=message):
+        ATTACKS.build("BadWord", parameters)
+
+
+def test_unknown_attack():
+    with pytest.raises(PurifyError, match="unknown attack 'BadWrod': choose one of BadWord"):
+        ATTACKS.build("BadWrod", {})
+
+
+def test_positions_are_uniform():
+    rows = Dataset.from_dict({"text": ["a b c"] * 4000, "label": [0] * 4000})
+    places = [text.split().index("cf") for text in BadWord().poison(rows, seed=0)["text"]]
+    counts = np.bincount(places, minlength=4)
+    assert (abs(counts - 1000) < 120).all()  # 4 standard deviations of a binomial count

@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from purify import PurifyError
+from purify.report.book import run_if_changed
+from purify.report.notebooks import defaults, parse_assignments, resolve, run_notebook
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# Jupyter's own libraries warn about each other; the notebooks' code runs in another process.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
+)
+
+
+def write(path, *cells, tag="parameters"):
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in cells]
+    notebook.cells[0].metadata["tags"] = [tag]
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def notebook(tmp_path):
+    parameters = 'task = "a"  # a comment\nseed = 0\nratio = 0.5\nflag = True\nsizes = [1, 2]'
+    return write(tmp_path / "n.ipynb", parameters, "result = (task, seed, ratio, flag, sizes)\nprint(result)")
+
+
+def test_values_are_read_as_the_type_of_the_default(notebook):
+    given = parse_assignments(["task=1", "seed=3", "ratio=1", "flag=false", "sizes=[4]"])
+    assert resolve(notebook, given) == {"task": "1", "seed": 3, "ratio": 1.0, "flag": False, "sizes": [4]}
+    assert resolve(notebook, {"sizes": []}) == {"sizes": []}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sede": 1}, "n.ipynb has no parameter 'sede': choose from task, seed, ratio, flag, sizes"),
+        ({"seed": "x"}, "'seed' must be a whole number, like 0, not 'x'"),
+        ({"seed": "1.5"}, "must be a whole number"),
+        ({"seed": True}, "must be a whole number"),
+        ({"ratio": "half"}, "must be a number"),
+        ({"flag": "1"}, "must be true or false"),
+        ({"sizes": "[1, 'a']"}, "must be a list, each item a whole number"),
+        ({"sizes": "3"}, "must be a list"),
+        ({"task": 3}, "must be a text"),
+        ({"seed": "__import__('os').getcwd()"}, "must be a whole number"),
+    ],
+)
+def test_what_the_notebook_does_not_know_is_refused(notebook, given, message):
+    with pytest.raises(PurifyError, match=message):
+        resolve(notebook, given)
+
+
+@pytest.mark.parametrize("assignments", [["seed"], ["=3"], ["seed=1", "seed=2"]])
+def test_bad_assignments(assignments):
+    with pytest.raises(PurifyError):
+        parse_assignments(assignments)
+
+
+def test_notebooks_that_cannot_be_run(tmp_path, notebook):
+    with pytest.raises(PurifyError, match=r"no notebook .*m\.ipynb; .* has n\.ipynb"):
+        defaults(tmp_path / "m.ipynb")
+    (tmp_path / "text.ipynb").write_text("no json")
+    with pytest.raises(PurifyError, match="not a Jupyter notebook"):
+        defaults(tmp_path / "text.ipynb")
+    with pytest.raises(PurifyError, match="one cell tagged 'parameters', it has 0"):
+        defaults(write(tmp_path / "untagged.ipynb", "a = 1", tag="other"))
+    with pytest.raises(PurifyError, match="default of 'a' is not a plain literal"):
+        defaults(write(tmp_path / "computed.ipynb", "a = len('x')"))
+    with pytest.raises(PurifyError, match="line 2 of the parameters cell"):
+        defaults(write(tmp_path / "code.ipynb", "a = 1\nimport os"))
+
+
+def test_a_run_keeps_the_executed_copy(notebook, tmp_path, capsys):
+    output = tmp_path / "out" / "copy.ipynb"
+    run_notebook(notebook, {"seed": "7"}, output)
+    assert "('a', 7, 0.5, True, [1, 2])" in nbformat.read(output, 4).cells[-1].outputs[0].text
+    assert "n:" in capsys.readouterr().err
+
+
+def test_a_failing_cell_is_named_and_the_copy_kept(tmp_path):
+    output = tmp_path / "copy.ipynb"
+    failing = write(tmp_path / "fails.ipynb", "seed = 0", "before = 1", "1 / seed", "after = 1")
+    with pytest.raises(PurifyError, match=r"fails.ipynb failed in cell \d with ZeroDivisionError: .*copy.ipynb"):
+        run_notebook(failing, {}, output)
+    assert any(cell.get("outputs") for cell in nbformat.read(output, 4).cells)
+
+
+def test_a_notebook_runs_again_only_when_an_input_changed(notebook, tmp_path):
+    copy = tmp_path / "copy.ipynb"
+    assert run_if_changed(notebook, {}, copy)
+    assert not run_if_changed(notebook, {}, copy)
+    assert run_if_changed(notebook, {"seed": 1}, copy)
+    assert not run_if_changed(notebook, {"seed": 1}, copy)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stripped_and_their_pictures_described(path):
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+            draws = cell.source.endswith(";")  # a figure is the last value of its cell, and shown once
+            assert draws == bool(cell.metadata.get("mystnb", {}).get("image", {}).get("alt"))
+    assert all(isinstance(value, int | float | str | list) for value in defaults(path).values())
+
+
+def test_the_chapters_share_their_defaults():
+    """A chapter reads what the chapter before it stored, because the parameters of both are the same."""
+    first = defaults(NOTEBOOKS[0])
+    for path in NOTEBOOKS[1:]:
+        own = defaults(path)
+        shared = first.keys() & own.keys()
+        assert len(shared) >= len(first) - 1
+        assert {name: own[name] for name in shared} == {name: first[name] for name in shared}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_smoke(path, plm_folder, tmp_path, monkeypatch):
+    """Every notebook runs from start to end on a tiny model and the embedded corpus."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PURIFY_STORE", str(tmp_path / "store"))
+    tiny = yaml.safe_load((ROOT / "book" / "smoke.yml").read_text(encoding="utf-8"))[path.stem]
+    run_notebook(path, tiny | {"plm": str(plm_folder)}, tmp_path / path.name)

@@ -1,0 +1,27 @@
+import re
+from pathlib import Path
+
+from purify.plm import load_plm, load_suspect, save_checkpoint
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    """On the real bundled model and corpus; the suspect is a classifier that was not trained."""
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(example.strip().splitlines()) <= 12
+    monkeypatch.chdir(tmp_path)
+    plm = load_plm()
+    save_checkpoint(plm.classifier(4, seed=0), plm.tokenizer, Path("suspect"))
+    exec(compile(example, "README.md", "exec"), {})
+    assert "ρ = 0.6" in capsys.readouterr().out
+    load_suspect("cleaned")
+
+
+def test_paths_and_targets_that_the_readme_names_exist():
+    for path in re.findall(r"`((?:book|notebooks|purify|tests|results|benchmarks|\.ci)/[^`* ]*)`", README):
+        assert (ROOT / path).exists(), path
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`make ([a-z]+)", README):
+        assert re.search(rf"^{target}:", makefile, re.M), target
