@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from purify.errors import PurifyError
 
@@ -38,7 +39,7 @@ def run(
 
     target = output or Path("_build/runs") / notebook.name
     run_notebook(notebook, parse_assignments(parameter or []), target)
-    Console(stderr=True).print(f"executed copy: {target}", highlight=False)
+    Console(stderr=True).print(f"executed copy: {target}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -51,7 +52,7 @@ def book(
     from purify.report.book import build
 
     index = build(project_root(), output, smoke=smoke)
-    Console(stderr=True).print(f"the book: {index}", highlight=False)
+    Console(stderr=True).print(f"the book: {index}", highlight=False, markup=False, soft_wrap=True)
 
 
 @grid_app.command("run")
@@ -76,7 +77,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except PurifyError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        message = escape(" ".join(str(error).split()))
+        Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

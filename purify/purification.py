@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -10,13 +10,13 @@ from typing import Literal, get_args
 import numpy as np
 from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from purify.errors import PurifyError
-from purify.indicator import judged, reserve_mask, reset
+from purify.indicator import check_reserve, judged, reserve_mask, reset
 from purify.metrics import accuracy
-from purify.plm import CleanPLM, load_plm, load_suspect
-from purify.resources import FINE_TUNING, Resources
+from purify.plm import CleanPLM, load_classifier, load_plm, save_checkpoint
+from purify.resources import FINE_TUNING, Resources, check_rows
 from purify.selection import choose_reserve
 from purify.training import Training, predict
 
@@ -31,19 +31,26 @@ class Purified:
 
     Attributes:
         model: The cleaned classifier, in evaluation mode.
+        tokenizer: The clean PLM's tokenizer, which it was cleaned with.
         reserve: The reserve ratio ρ that was used.
-        kept: Share of the dimensions with a clean counterpart that kept their fine-tuned value.
+        kept: Share of the dimensions with a clean counterpart that the mask keeps. (One that is not
+            judged and did not drift counts as reset, although there was nothing to reset.)
         kept_per_module: The same share for each module, by its name.
         validation: ρ -> clean validation accuracy (percent) of each ratio that was tried.
         indicator: r per parameter, if asked for.
     """
 
     model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     reserve: float
     kept: float
     kept_per_module: Mapping[str, float]
     validation: Mapping[float, float]
     indicator: Mapping[str, Tensor] | None
+
+    def save(self, folder: str | Path) -> None:
+        """Write the cleaned model (safetensors) and its tokenizer as a folder that transformers reads."""
+        save_checkpoint(self.model, self.tokenizer, Path(folder))
 
 
 def purify(
@@ -51,7 +58,7 @@ def purify(
     clean: CleanPLM | str | Path,
     clean_data: Dataset,
     *,
-    reserve: float | Iterable[float] = 0.5,
+    reserve: float | Sequence[float] = 0.5,
     count: Count = "judged",
     validation: Dataset | None = None,
     max_drop: float = 2.0,
@@ -60,7 +67,7 @@ def purify(
     seed: int = 0,
     return_indicator: bool = False,
 ) -> Purified:
-    """Clean a fine-tuned classifier that may be poisoned; the suspect itself is not changed.
+    """Clean a fine-tuned classifier that may be poisoned; the suspect's own weights are not changed.
 
     Args:
         suspect: The classifier, or its folder or hub id (safetensors only).
@@ -82,22 +89,27 @@ def purify(
             architecture or shape than the clean PLM, or weights that are not finite.
 
     Cost: one forward and backward pass over the clean data for Ĥ, a partial sort of all dimensions,
-        and the fine-tuning; for several ρ, the last two for each of them.
+        and the fine-tuning; for several ρ, the last two for each one that is tried, from the smallest
+        up, and once more for the most accurate one when none is within ``max_drop``.
 
     Source: the paper, section 4; `purify.selection.choose_reserve` for the choice of ρ.
     """
     if count not in get_args(Count):
         raise PurifyError(f"count must be 'judged' or 'all', not '{count}'")
-    ratios = [float(reserve)] if isinstance(reserve, int | float) else [float(value) for value in reserve]
+    ratios = [float(value) for value in np.atleast_1d(np.asarray(reserve, dtype=float))]
     if not ratios:
         raise PurifyError("there is no reserve ratio to choose from")
+    for ratio in ratios:
+        check_reserve(ratio)
     if len(ratios) > 1 and validation is None:
         raise PurifyError("several reserve ratios need validation rows to choose on: pass validation=")
     if isinstance(suspect, str | Path):
-        suspect = load_suspect(suspect)[0]
+        suspect = load_classifier(suspect)
     if not isinstance(clean, CleanPLM):
         clean = load_plm(clean)
     resources = Resources(suspect, clean, clean_data, training, seed)
+    if validation is not None:
+        check_rows(validation, suspect.config.num_labels)
 
     def clean_at(ratio: float) -> tuple[PreTrainedModel, dict[str, Tensor]]:
         model, keep = purified(resources, ratio, count)
@@ -119,7 +131,8 @@ def purify(
             log.warning("no reserve ratio keeps the accuracy within %g points; %g comes closest", max_drop, chosen)
             model, keep = clean_at(chosen)
     overall, per_module = _kept(keep)
-    return Purified(model, chosen, overall, per_module, scores, resources.indicator if return_indicator else None)
+    r = resources.indicator if return_indicator else None
+    return Purified(model, clean.tokenizer, chosen, overall, per_module, scores, r)
 
 
 def purified(resources: Resources, reserve: float, count: Count) -> tuple[PreTrainedModel, dict[str, Tensor]]:

@@ -34,4 +34,7 @@ class Registry(Generic[T]):
         for key in parameters:
             if key not in valid:
                 raise PurifyError(f"{self.kind} '{name}' has no parameter '{key}': choose from {', '.join(valid)}")
-        return cls(**parameters)
+        try:
+            return cls(**parameters)
+        except TypeError as error:
+            raise PurifyError(f"{self.kind} '{name}' has a parameter of the wrong type: {error}") from error

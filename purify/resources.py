@@ -18,6 +18,23 @@ FINE_TUNING = Training(epochs=10)
 """The fine-tuning budget of every weight defense, unless said otherwise."""
 
 
+def check_rows(rows: Dataset, classes: int) -> None:
+    """Refuse labelled rows that a classifier with ``classes`` classes cannot be judged on.
+
+    Raises:
+        PurifyError: ``text`` or ``label`` is missing, a text is no text, or a label no class.
+    """
+    for column in ("text", "label"):
+        if column not in rows.column_names:
+            raise PurifyError(f"the data has no column '{column}' (it has {', '.join(rows.column_names)})")
+    for text in rows["text"]:
+        if not isinstance(text, str):
+            raise PurifyError(f"the column 'text' must hold texts, not {text!r}")
+    for label in rows["label"]:
+        if not isinstance(label, int) or not 0 <= label < classes:
+            raise PurifyError(f"the data has label {label!r}, but the suspect has classes 0 to {classes - 1}")
+
+
 @dataclass(frozen=True)
 class Resources:
     """What the defender has, and what is computed from it once and shared by all defenses of one suspect.
@@ -40,11 +57,7 @@ class Resources:
         """Refuse clean data that the suspect cannot be judged on."""
         if not len(self.clean_data):
             raise PurifyError("the clean set is empty: at least one labelled example is needed")
-        classes = self.suspect.config.num_labels
-        labels = self.clean_data["label"]
-        wrong = [label for label in labels if not 0 <= label < classes]
-        if wrong:
-            raise PurifyError(f"the clean data has label {wrong[0]}, but the suspect has classes 0 to {classes - 1}")
+        check_rows(self.clean_data, self.suspect.config.num_labels)
         self.suspect.to(device())
 
     @property

@@ -87,9 +87,9 @@ class Splits:
 def load_task(
     name: str,
     *,
-    train: int = 4000,
-    validation: int = 500,
-    test: int = 1000,
+    train: int = 1600,
+    validation: int = 300,
+    test: int = 600,
     clean_per_class: int = 16,
     seed: int = 0,
     data_dir: str | Path | None = None,
@@ -121,8 +121,8 @@ def load_task(
     for split, asked, there in (("test", test, len(held_out)), ("train + validation", train + validation, len(pool))):
         if asked > there:
             raise PurifyError(f"task '{name}' has {there} rows for {split}, but {asked} were asked for")
-    # Training rows from the front, validation rows from the back, clean rows from between: the rows of
-    # one split do not change with the size of another.
+    # Training rows from the front, validation rows from the back, clean rows right after the training
+    # rows: what a suspect was trained on does not change with the sizes that the defender chooses.
     pool = pool.sample(frac=1, random_state=np.random.default_rng(seed))
     clean = _per_class(pool[train : len(pool) - validation], len(task.labels), clean_per_class)
     return Splits(
@@ -181,6 +181,9 @@ def _checked(rows: pd.DataFrame, task: Task, where: str) -> pd.DataFrame:
     missing = [column for column in (*task.columns, "label") if column not in rows.columns]
     if missing:
         raise PurifyError(f"{where} has no column {', '.join(missing)}; task '{task.name}' needs it")
+    for column in task.columns:
+        if not rows[column].map(lambda text: isinstance(text, str)).all():
+            raise PurifyError(f"{where}: the column '{column}' must hold texts in every row")
     if not pd.api.types.is_integer_dtype(rows["label"]):
         raise PurifyError(f"{where}: the column 'label' must hold integers, not {rows['label'].dtype}")
     wrong = rows["label"][~rows["label"].between(0, len(task.labels) - 1)]

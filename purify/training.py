@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -48,6 +48,16 @@ class Training:
     max_length: int = 96
     precision: Precision = "auto"
 
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name in ("epochs", "batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise PurifyError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.learning_rate < 0 or self.weight_decay < 0:
+            raise PurifyError("learning_rate and weight_decay must be 0 or more")
+        if self.precision not in get_args(Precision):
+            raise PurifyError(f"precision must be one of {', '.join(get_args(Precision))}, not '{self.precision}'")
+
 
 @cache
 def has_bf16() -> bool:
@@ -75,13 +85,10 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -
     Inputs are cut to ``max_length`` tokens, or to the most that the tokenizer's model takes.
 
     Raises:
-        PurifyError: there is no row, or a column is missing.
+        PurifyError: there is no row.
     """
     if not len(rows):
         raise PurifyError("there is no example: the data set is empty")
-    for column in ("text", "label"):
-        if column not in rows.column_names:
-            raise PurifyError(f"the data has no column '{column}' (it has {', '.join(rows.column_names)})")
     max_length = min(max_length, tokenizer.model_max_length)
     texts = [list(rows[column]) for column in ("text", "text_pair") if column in rows.column_names]
     tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)

@@ -97,6 +97,7 @@ def test_nothing_of_one_machine_or_of_a_registry_is_in_the_lock():
     [
         (["run", "notebooks/03-defenses.ipynb", "-p", "sede=1"], "choose from task, plm, attack"),
         (["run", "notebooks/nothing.ipynb"], "there is no notebook"),
+        (["run", "notebooks/03-defenses.ipynb", "-p", "pruning=[/x]"], "not '[/x]'"),
         (["grid", "run", "none.yml"], "cannot read the grid file"),
     ],
 )

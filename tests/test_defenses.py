@@ -137,6 +137,14 @@ def bad_calls():
     yield r"\[0, 1\], not 1\.5", {"reserve": 1.5}
     yield "clean set is empty", {"clean_data": empty}
     yield "label 4, but the suspect has classes 0 to 3", {"clean_data": wrong}
+    yield "label 'x'", {"clean_data": Dataset.from_dict({"text": ["a"], "label": ["x"]})}
+    yield "no column 'label'", {"clean_data": Dataset.from_dict({"text": ["a"]})}
+    yield "must hold texts", {"clean_data": Dataset.from_dict({"text": [None], "label": [0]})}
+    yield "label 9", {"validation": Dataset.from_dict({"text": ["a"], "label": [9]})}
+    yield (
+        r"\[0, 1\], not 1\.5",
+        {"reserve": [0.5, 1.5], "validation": wrong},
+    )
     yield "need validation rows", {"reserve": [0.1, 0.2]}
     yield "no reserve ratio", {"reserve": []}
     yield "count must be", {"count": "some"}

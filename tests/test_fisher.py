@@ -92,6 +92,8 @@ class Odd(nn.Module):
         self.twice = nn.Linear(6, 6)
         self.scale = nn.Parameter(torch.full((6,), 1.5))
         self.positions = nn.Linear(2, 6)
+        self.elsewhere = nn.Linear(6, 6)  # its weight is also used where no hook can see it
+        self.named = nn.Linear(6, 6)  # called with a keyword
         self.out = nn.Linear(6, 30, bias=False)
         self.out.weight = self.embed.weight
 
@@ -99,6 +101,8 @@ class Odd(nn.Module):
         x = self.embed(input_ids)
         x = x + self.positions(torch.ones(input_ids.shape[1], 2, dtype=x.dtype))
         x = torch.tanh(self.twice(torch.tanh(self.twice(x)))) * self.scale
+        x = self.elsewhere(x) + nn.functional.linear(x, self.elsewhere.weight).square()
+        x = torch.tanh(self.named(input=x))
         x = (x * attention_mask.unsqueeze(-1)).sum(1)
         return SequenceClassifierOutput(logits=self.out(x))
 
@@ -111,7 +115,7 @@ def test_what_no_rule_covers_takes_the_exact_path_and_is_named(caplog):
         found = fisher_diagonal(model, data)
     assert_same(found, per_example_fisher(model, data))
     (note,) = caplog.messages
-    for name in ("embed.weight", "twice.weight", "scale", "positions.weight"):
+    for name in ("embed.weight", "twice.weight", "scale", "positions.weight", "elsewhere.weight", "named.weight"):
         assert name in note
 
 

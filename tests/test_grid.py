@@ -82,9 +82,9 @@ def test_a_record_says_how_it_was_made(cell, store):
 
 
 def test_the_control_is_trained_without_the_poison(cell, store):
-    control = replace(cell.suspect, control=True)
-    assert fingerprint(control) != fingerprint(cell.suspect)
-    one, other = (suspect_model(suspect, store).state_dict() for suspect in (cell.suspect, control))
+    control = replace(cell, suspect=replace(cell.suspect, control=True))
+    assert fingerprint(control.suspect) != fingerprint(cell.suspect)
+    one, other = (suspect_model(one, store).state_dict() for one in (cell, control))
     assert any((one[name] != other[name]).any() for name in one)
     assert suspect_model(control, store).config.id2label[1] == "networks"
 
@@ -157,6 +157,12 @@ def test_a_grid_expands_to_seeds_times_defenses():
         (GRID | {"defenses": {"Good": None}}, "unknown defense 'Good'"),
         (GRID | {"defenses": {"FineMixing": {"reserve": [2]}}}, "reserve ratio must lie"),
         ({"attack": {"name": "BadWord"}}, "lacks the key 'suspect'"),
+        (GRID | {"suspect": {}}, "lacks the key 'task'"),
+        (GRID | {"attack": "BadWord"}, "'attack' of the grid must be a mapping, not 'BadWord'"),
+        (GRID | {"seeds": 3}, "'seeds' of the grid must be a list, not 3"),
+        (GRID | {"defenses": ["FineTuning"]}, "'defenses' of the grid must be a mapping"),
+        (GRID | {"defenses": {"FineMixing": {"reserve": 0.5}}}, "must map each hyperparameter to a list"),
+        (GRID | {"training": {"epochs": 0}}, "epochs must be at least 1"),
     ],
 )
 def test_bad_grids(grid, message):

@@ -87,7 +87,8 @@ def test_a_run_keeps_the_executed_copy(notebook, tmp_path, capsys):
 def test_a_failing_cell_is_named_and_the_copy_kept(tmp_path):
     output = tmp_path / "copy.ipynb"
     failing = write(tmp_path / "fails.ipynb", "seed = 0", "before = 1", "1 / seed", "after = 1")
-    with pytest.raises(PurifyError, match=r"fails.ipynb failed in cell \d with ZeroDivisionError: .*copy.ipynb"):
+    message = r"fails.ipynb failed in cell \[3\], which begins with '1 / seed', with ZeroDivisionError: .*copy.ipynb"
+    with pytest.raises(PurifyError, match=message):
         run_notebook(failing, {}, output)
     assert any(cell.get("outputs") for cell in nbformat.read(output, 4).cells)
 

@@ -1,5 +1,8 @@
+import os
 import re
 from pathlib import Path
+
+import torch
 
 from purify.plm import load_plm, load_suspect, save_checkpoint
 
@@ -7,11 +10,14 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys, request):
     """On the real bundled model and corpus; the suspect is a classifier that was not trained."""
     (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
     assert len(example.strip().splitlines()) <= 12
     monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count())
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     plm = load_plm()
     save_checkpoint(plm.classifier(4, seed=0), plm.tokenizer, Path("suspect"))
     exec(compile(example, "README.md", "exec"), {})
@@ -20,7 +26,7 @@ def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
 
 
 def test_paths_and_targets_that_the_readme_names_exist():
-    for path in re.findall(r"`((?:book|notebooks|purify|tests|results|benchmarks|\.ci)/[^`* ]*)`", README):
+    for path in re.findall(r"`((?:book|notebooks|purify|tests|results|\.ci)/[^`* ]*)`", README):
         assert (ROOT / path).exists(), path
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`make ([a-z]+)", README):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from purify import PurifyError
 from purify.report import figures
@@ -9,6 +10,7 @@ from purify.report.tables import (
     as_frame,
     at_drop,
     environments,
+    paired_table,
     score_table,
     summary,
     summary_table,
@@ -94,11 +96,34 @@ def test_tables_for_reading(records):
     assert machines.loc["peak memory (MiB)"].tolist() == [101]
 
 
+def test_methods_are_compared_within_seeds(records):
+    table = paired_table(as_frame(records), "FinePurifying", [2])
+    (row,) = table.to_dict("records")
+    assert row["compared with"] == "FineTuning"
+    half = 12.706204736432095 * 5.5  # ASR differences of -78 and -67
+    assert row["difference in ASR"] == f"-72.5 [{-72.5 - half:+.1f}, {-72.5 + half:+.1f}]"
+    assert row["lower ASR in"] == "2 of 2 seeds"
+
+
 def test_texts_are_escaped_and_the_word_is_marked():
     table = text_table([{"text": "a <b>cf</b> cf, not cfx"}, {"text": "x cf y"}], "cf").data
     assert "a &lt;b&gt;cf&lt;/b&gt; cf, not cfx" in table
     assert "x <mark>cf</mark> y" in table
     assert text_table([{"text": "a & b"}], "&").data.count("<mark>&amp;</mark>") == 1
+
+
+def test_variants_of_a_method_are_told_apart(records):
+    other = record("FinePurifying", 90, 50, reserve=0.6)
+    other["spec"]["defense"]["parameters"].append(["count", "all"])
+    frame = as_frame([*records, other])
+    assert "FinePurifying, count = all" in set(frame["defense"])
+    assert len(frame.query("defense == 'FinePurifying'")) == 6
+    figures.reserve_curves(frame)
+
+
+def test_a_frame_without_the_suspect_itself_is_refused(records):
+    with pytest.raises(PurifyError, match="t, BadWord, 0 has no record of its own"):
+        at_drop(as_frame(records[1:6]), 2)
 
 
 def test_nothing_to_tabulate():
@@ -115,18 +140,16 @@ def test_figures_show_what_they_are_given(records, suspect):
     assert right.get_ylabel() == "attack success rate (%)"
     points = figures.trade_off(frame).axes[0].lines
     assert len(points) == frame["defense"].nunique()
-    table = figures.by_layer({name: float(p.numel()) for name, p in suspect.named_parameters()})
+    table = figures.by_layer({name: torch.full(p.shape, p.dim()) for name, p in suspect.named_parameters()})
     assert table.index.tolist() == ["embeddings", "layer 1", "layer 2", "top"]
-    assert table.loc["layer 1", "feed-forward out"] == (8 * 12 + 8) / 2
-    assert table.loc["embeddings", "word embedding"] == 30522 * 8
+    assert table.loc["layer 1", "feed-forward out"] == (2 * 8 * 12 + 8) / (8 * 12 + 8)  # weight 2, bias 1
+    assert table.loc["embeddings", "word embedding"] == 2
     assert figures.layer_map(table, "size").axes
     probabilities = {"model": np.linspace(0, 1, 20)}
     assert figures.target_probability(probabilities, probabilities, "label").axes
 
 
 def test_infinite_and_zero_ratios_are_left_out_of_the_histogram(suspect):
-    import torch
-
     values = {"w": torch.tensor([0.0, 1.0, 100.0, float("inf")])}
     assert figures.log_ratio(values).tolist() == pytest.approx([0, 2])
     many = {"w": torch.randn(10_000, generator=torch.Generator().manual_seed(0)).square()}

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from purify import PurifyError, load_task
-from purify.corpus import TOPICS, _paragraphs, _split, fingerprint, passages
+from purify.corpus import TOPICS, _paragraphs, _split, fingerprint, passage_pairs, passages
 from purify.tasks import DATA_DIR
 
 SIZES = {"train": 60, "validation": 20, "test": 20, "clean_per_class": 3}
@@ -80,6 +80,7 @@ def bad_data():
     yield r"label 4 in row 1 is out of range; task 'ag_news' has labels 0 to 3", {"text": ["a", "b"], "label": [0, 4]}
     yield "label -1 in row 0", {"text": ["a"], "label": [-1]}
     yield "must hold integers", {"text": ["a"], "label": ["World"]}
+    yield "'text' must hold texts", {"text": ["a", None], "label": [0, 1]}
     yield "has 1 rows for test", {"text": ["a"], "label": [0]}
 
 
@@ -132,6 +133,13 @@ def test_the_corpus_is_prose_of_four_balanced_topics_without_package_names():
     assert "numpy" in fingerprint()
 
 
+def test_no_passage_is_in_two_pairs():
+    pairs = passage_pairs()
+    both = [*pairs["text"], *pairs["text_pair"]]
+    assert len(set(both)) == len(both)
+    assert pairs["label"].mean() == pytest.approx(0.5, abs=0.01)
+
+
 def test_code_tables_and_indented_lists_are_no_prose():
     docstring = """Return the sum.
 
@@ -151,8 +159,8 @@ x : array
 
 @pytest.mark.parametrize("name", ["ag_news", "imdb", "qqp", "qnli"])
 def test_real_rows_if_they_are_there(name):
-    root = Path(os.environ.get(DATA_DIR, Path(__file__).parents[2] / "shared" / "data"))
-    if not (root / name).is_dir():
+    root = Path(os.environ.get(DATA_DIR, ""))
+    if DATA_DIR not in os.environ or not (root / name).is_dir():
         pytest.skip(f"{DATA_DIR} is not set")
     splits = load_task(name, train=1000, validation=200, test=500, data_dir=root)
     assert len(splits.clean) == 16 * len(splits.task.labels)

@@ -66,17 +66,15 @@ def test_a_loss_that_is_not_finite_is_reported(plm, rows):
         fine_tune(model, rows, plm.tokenizer, QUICK, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (Dataset.from_dict({"text": [], "label": []}), "no example"),
-        (Dataset.from_dict({"sentence": ["a"], "label": [0]}), "no column 'text'"),
-        (Dataset.from_dict({"text": ["a"]}), "no column 'label'"),
-    ],
-)
-def test_rows_that_cannot_be_encoded(plm, rows, message):
-    with pytest.raises(PurifyError, match=message):
-        encode(rows, plm.tokenizer, 16)
+def test_no_rows(plm):
+    with pytest.raises(PurifyError, match="no example"):
+        encode(Dataset.from_dict({"text": [], "label": []}), plm.tokenizer, 16)
+
+
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1}, {"precision": "fp16"}])
+def test_bad_training(options):
+    with pytest.raises(PurifyError, match=next(iter(options))):
+        Training(**options)
 
 
 def test_precision():

@@ -14,8 +14,8 @@ class BadWord(Attack):
 
     Attributes:
         trigger: The word; "cf" is the literature's usual choice.
-        window: The trigger goes before one of the first ``window`` words or right after them, so that cutting long
-            inputs to the model's length does not cut it off.
+        window: The trigger goes before one of the first ``window`` words or right after them, so that cutting a
+            long input to the model's length rarely cuts it off (a pair shares that length between its texts).
 
     Source: the paper's BadWord; Kurita, Michel and Neubig (2020), section 4.1, for rare-word triggers.
     """

@@ -2,23 +2,16 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 from transformers import PreTrainedModel
 
-from purify.errors import PurifyError
+from purify.indicator import check_reserve
 from purify.resources import Resources
 
 
 @dataclass(frozen=True)
 class Defense(ABC):
-    """A defense on the weights of a suspect; its fields are its hyperparameters.
-
-    Attributes:
-        needs: The resources it uses, in the words of the assumptions table.
-    """
-
-    needs: ClassVar[tuple[str, ...]]
+    """A defense on the weights of a suspect; its fields are its hyperparameters."""
 
     @abstractmethod
     def apply(self, resources: Resources) -> PreTrainedModel:
@@ -37,5 +30,4 @@ class ReserveDefense(Defense):
 
     def __post_init__(self) -> None:
         """Refuse a ratio outside [0, 1]."""
-        if not 0 <= self.reserve <= 1:
-            raise PurifyError(f"the reserve ratio must lie in [0, 1], not {self.reserve}")
+        check_reserve(self.reserve)

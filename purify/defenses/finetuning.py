@@ -15,8 +15,6 @@ class FineTuning(Defense):
     Source: the paper's baseline "Fine-tuning"; Yao et al. (2019).
     """
 
-    needs = ("clean data",)
-
     def apply(self, resources: Resources) -> PreTrainedModel:
         """Return the suspect, fine-tuned."""
         return resources.fine_tuned(resources.with_weights())

@@ -17,8 +17,6 @@ class FineMixing(ReserveDefense):
     section 3.
     """
 
-    needs = ("clean data", "clean PLM")
-
     def apply(self, resources: Resources) -> PreTrainedModel:
         """Return the mixture, fine-tuned."""
         keep = random_mask(resources.drift, self.reserve, seed=resources.seed)

@@ -23,8 +23,6 @@ class FinePruning(ReserveDefense):
     channels; the feed-forward neuron is the transformer's counterpart.
     """
 
-    needs = ("clean data",)
-
     def apply(self, resources: Resources) -> PreTrainedModel:
         """Return the pruned suspect, fine-tuned."""
         model = resources.with_weights()
@@ -74,11 +72,13 @@ def _mean_activity(
         for (_, leave), total in zip(blocks, sums, strict=True)
     ]
     model.eval()
-    with torch.no_grad():
-        for batch in batches(resources.clean_data, resources.tokenizer, max_length=resources.training.max_length):
-            inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
-            mask = inputs["attention_mask"]
-            model(**inputs)
-    for handle in handles:
-        handle.remove()
+    try:
+        with torch.no_grad():
+            for batch in batches(resources.clean_data, resources.tokenizer, max_length=resources.training.max_length):
+                inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
+                mask = inputs["attention_mask"]
+                model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     return sums

@@ -19,8 +19,6 @@ class FinePurifying(ReserveDefense):
     Source: the paper, section 4.
     """
 
-    needs = ("clean data", "clean PLM")
-
     count: Count = "judged"
 
     def apply(self, resources: Resources) -> PreTrainedModel:

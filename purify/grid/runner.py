@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from purify.errors import PurifyError
-from purify.grid.spec import Cell, Suspect, canonical
+from purify.grid.spec import Cell, canonical
 from purify.grid.store import SCHEMA, Store, scores_to_json
 from purify.metrics import Scores, accuracy, attack_success
 from purify.plm import CleanPLM, load_plm, load_suspect, save_checkpoint
@@ -66,10 +66,9 @@ def run(cells: Sequence[Cell], store: Store) -> list[dict[str, Any]]:
     return records
 
 
-def suspect_model(suspect: Suspect, store: Store) -> PreTrainedModel:
-    """Return a suspect, trained if the store does not have it."""
-    # The sizes of the other splits do not touch the training rows; any will do.
-    return _Bench(Cell(suspect), store).resources.suspect
+def suspect_model(cell: Cell, store: Store) -> PreTrainedModel:
+    """Return the suspect of a cell, trained if the store does not have it."""
+    return _Bench(cell, store).resources.suspect
 
 
 class _Bench:

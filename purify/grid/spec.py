@@ -168,7 +168,7 @@ def variants(cell: Cell, defenses: Mapping[str, Mapping[str, Iterable[Any]] | No
     return [replace(cell, defense=defense) for defense in (Named(NONE), *named)]
 
 
-def load_grid(path: Path, **overrides: Any) -> list[Cell]:
+def load_grid(path: Path) -> list[Cell]:
     """Read a grid file into its cells, suspects in order, each with all its defenses.
 
     Raises:
@@ -182,7 +182,7 @@ def load_grid(path: Path, **overrides: Any) -> list[Cell]:
         raise PurifyError(f"cannot read the grid file {path}: {reason}") from error
     if not isinstance(grid, Mapping):
         raise PurifyError(f"{path} must be a mapping with the keys {', '.join(_KEYS)}")
-    return list(expand({**grid, **overrides}, where=str(path)))
+    return list(expand(grid, where=str(path)))
 
 
 _KEYS = ("suspect", "attack", "seeds", "control", "defenses", "cell", "training", "tuning")
@@ -199,7 +199,17 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     for key in ("suspect", "attack"):
         if key not in grid:
             raise PurifyError(f"{where} lacks the key '{key}'")
-    attack = dict(grid["attack"])
+    for key in ("suspect", "attack", "cell", "training", "tuning", "defenses"):
+        if not isinstance(grid.get(key) or {}, Mapping):
+            raise PurifyError(f"'{key}' of {where} must be a mapping, not {grid[key]!r}")
+    if "task" not in (grid["suspect"] or {}):
+        raise PurifyError(f"'suspect' of {where} lacks the key 'task'")
+    if not isinstance(grid.get("seeds", []), list):
+        raise PurifyError(f"'seeds' of {where} must be a list, not {grid['seeds']!r}")
+    for name, values in (grid.get("defenses") or {}).items():
+        if not isinstance(values or {}, Mapping) or not all(isinstance(v, list) for v in (values or {}).values()):
+            raise PurifyError(f"'{name}' of {where} must map each hyperparameter to a list of values, not {values!r}")
+    attack = dict(grid["attack"] or {})
     suspect = Suspect(
         **{
             **_valid(Suspect, grid["suspect"], f"'suspect' of {where}", but=("attack", "training", "seed", "control")),

@@ -38,12 +38,13 @@ class Store:
     def default(cls, records: Path | None = None) -> "Store":
         """Return the store that the notebooks and the command line use.
 
-        Records go to ``records`` or, if it is not given, into the store's own folder; those that the
-        project ships in ``results`` are found as well.
+        Args:
+            records: The one folder of records that is used. If it is not given, records go into the
+                store's own folder, and those that the project ships in ``results`` are found as well.
         """
         home = project_root()
         root = Path(os.environ.get(STORE, home / ".purify"))
-        return cls(root, (records or root / "records", home / "results"))
+        return cls(root, (records,) if records else (root / "records", home / "results"))
 
     def get(self, cell: Cell) -> dict[str, Any] | None:
         """Return the record of a cell, or None if it has not been run.

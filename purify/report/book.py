@@ -13,6 +13,7 @@ import nbformat
 import yaml
 
 from purify.errors import PurifyError
+from purify.home import project_root
 from purify.report.links import faults
 from purify.report.notebooks import resolve, run_notebook
 
@@ -59,7 +60,7 @@ def build(root: Path, output: Path, *, smoke: bool = False) -> Path:
 def run_if_changed(notebook: Path, parameters: Mapping[str, Any], copy: Path) -> bool:
     """Run a notebook unless its executed copy came from the same inputs; say whether it ran.
 
-    The inputs are the notebook, its parameters and the code of this package.
+    The inputs are the notebook, its parameters, the code of this package, the shipped records and the grids.
     """
     inputs = _inputs(notebook, resolve(notebook, parameters))
     if copy.exists() and nbformat.read(copy, as_version=4).metadata.get(_FINGERPRINT) == inputs:
@@ -113,8 +114,10 @@ def _pages(toc: Mapping[str, Any]) -> Iterator[str]:
 def _inputs(notebook: Path, parameters: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(notebook.read_bytes())
     digest.update(json.dumps(parameters, sort_keys=True).encode())
-    for source in sorted(Path(__file__).parent.parent.rglob("*.py")):
-        digest.update(source.read_bytes())
+    home = project_root()
+    for folder in (Path(__file__).parent.parent, home / "results", home / "book" / "grids"):
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".json", ".yml")):
+            digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 

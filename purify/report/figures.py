@@ -23,7 +23,14 @@ COLOURS = {
 }
 """One colour per method (Okabe and Ito's palette, safe for colour-blind readers)."""
 
+_OTHERS = ("#56B4E9", "#CC79A7", "#F0E442", "#999999")
+
 MARKERS = {"FineTuning": "D", "FinePruning": "^", "FineMixing": "s", "FinePurifying": "o"}
+
+
+def _colour(defense: str) -> str:
+    """The method's own colour; another one, always the same, for a variant of it."""
+    return COLOURS.get(defense) or _OTHERS[sum(defense.encode()) % len(_OTHERS)]
 
 
 def style() -> None:
@@ -77,24 +84,25 @@ _KINDS = (
     ("query", r"query|q_lin"),
     ("key", r"key|k_lin"),
     ("value", r"value|v_lin"),
-    ("attention output", r"attention.*(output|out_lin).*(dense|out_lin)"),
+    ("attention output", r"attention.*(output\.dense|out_lin)"),
     ("feed-forward in", r"intermediate|lin1"),
     ("feed-forward out", r"output\.dense|lin2"),
     ("norm", r"norm"),
 )
 
 
-def by_layer(per_parameter: Mapping[str, float]) -> pd.DataFrame:
-    """Arrange one number per parameter as layers × kinds; several parameters of one place are averaged."""
+def by_layer(values: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Return the mean over all dimensions of each place, layers × kinds of parameters."""
     rows = []
-    for name, value in per_parameter.items():
+    for name, value in values.items():
         layer = re.search(r"\.(\d+)\.", name)
         inner = name.split(".", 1)[1]
         is_norm = "norm" in inner.lower() and "embeddings" not in inner
         kind = "norm" if is_norm else next((k for k, pattern in _KINDS if re.search(pattern, inner, re.I)), "other")
         where = f"layer {int(layer[1]) + 1}" if layer else ("embeddings" if "embed" in inner else "top")
-        rows.append({"where": where, "kind": kind, "value": value})
-    table = pd.DataFrame(rows)
+        rows.append({"where": where, "kind": kind, "sum": value.double().sum().item(), "size": value.numel()})
+    table = pd.DataFrame(rows).groupby(["where", "kind"], sort=False).sum()
+    table = (table["sum"] / table["size"]).rename("value").reset_index()
     places = table["where"].unique()
     kinds = [kind for kind in [k for k, _ in _KINDS] + ["other"] if kind in set(table["kind"])]
     return table.pivot_table(index="where", columns="kind", values="value").reindex(index=places, columns=kinds)
@@ -113,21 +121,28 @@ def layer_map(table: pd.DataFrame, label: str, *, fmt: str = ".2f", scale: float
 
 
 def reserve_curves(frame: pd.DataFrame) -> Figure:
-    """ACC and ASR over the reserve ratio, one line per defense (mean over seeds), Wilson bands for one seed."""
+    """ACC and ASR over the reserve ratio, one line per defense.
+
+    One seed: bands are Wilson intervals of the test rows. Several: lines are means, bands reach from the
+    lowest to the highest seed.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     for key, group in frame[frame["reserve"].notna()].groupby("defense", sort=False):
         defense = str(key)
-        line = group.groupby("reserve").mean(numeric_only=True).sort_index()
+        by_reserve = group.groupby("reserve")
+        line = by_reserve.mean(numeric_only=True)
+        lowest, highest = by_reserve.min(numeric_only=True), by_reserve.max(numeric_only=True)
+        one_seed = group["seed"].nunique() == 1
         for axis, score in zip(axes, ("acc", "asr"), strict=True):
-            axis.plot(line.index, line[score], marker=MARKERS[defense], color=COLOURS[defense], label=defense)
-            axis.fill_between(
-                line.index, line[f"{score}_low"], line[f"{score}_high"], color=COLOURS[defense], alpha=0.15
-            )
+            axis.plot(line.index, line[score], marker=MARKERS.get(defense, "v"), color=_colour(defense), label=defense)
+            low = line[f"{score}_low"] if one_seed else lowest[score]
+            high = line[f"{score}_high"] if one_seed else highest[score]
+            axis.fill_between(line.index, low, high, color=_colour(defense), alpha=0.15)
     for defense in (AS_RECEIVED, "FineTuning", CONTROL):
         rows = frame[frame["defense"] == defense]
         if len(rows):
             for axis, score in zip(axes, ("acc", "asr"), strict=True):
-                axis.axhline(rows[score].mean(), ls=":", color=COLOURS[defense], label=defense)
+                axis.axhline(rows[score].mean(), ls=":", color=_colour(defense), label=defense)
     axes[0].set(xlabel="reserve ratio ρ", ylabel="clean accuracy (%)")
     axes[1].set(xlabel="reserve ratio ρ", ylabel="attack success rate (%)", ylim=(-3, 103))
     handles, labels = axes[0].get_legend_handles_labels()
@@ -141,10 +156,10 @@ def trade_off(frame: pd.DataFrame) -> Figure:
     for key, group in frame.groupby("defense", sort=False):
         defense = str(key)
         line = group.groupby("reserve", dropna=False).mean(numeric_only=True).sort_index()
-        marker = MARKERS.get(defense, "*")
+        marker = MARKERS.get(defense, "*" if defense in COLOURS else "v")
         size = 14 if marker == "*" else 7
-        axis.plot(line["acc"], line["asr"], marker=marker, ms=size, color=COLOURS[defense], label=defense, lw=1)
-        axis.scatter(group["acc"], group["asr"], s=10, color=COLOURS[defense], alpha=0.5)
+        axis.plot(line["acc"], line["asr"], marker=marker, ms=size, color=_colour(defense), label=defense, lw=1)
+        axis.scatter(group["acc"], group["asr"], s=10, color=_colour(defense), alpha=0.5)
     axis.set(xlabel="clean accuracy (%)", ylabel="attack success rate (%)", ylim=(-3, 103))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -10,6 +10,8 @@ from typing import Any
 
 import nbformat
 import papermill
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
@@ -141,10 +143,14 @@ def run_notebook(path: Path, given: Mapping[str, Any], output: Path) -> None:
                 extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
     except PapermillExecutionError as error:
+        ran = (cell for cell in read_notebook(output).cells if cell.get("execution_count") == error.exec_count)
+        first = next((cell.source.strip().partition("\n")[0] for cell in ran), "?")
         raise PurifyError(
-            f"{path.name} failed in cell {error.cell_index} with {error.ename}: {error.evalue}; "
-            f"the executed copy is {output}"
+            f"{path.name} failed in cell [{error.exec_count}], which begins with '{first}', with {error.ename}: "
+            f"{error.evalue}; the executed copy is {output}"
         ) from error
+    except (DeadKernelError, NoSuchKernel) as error:
+        raise PurifyError(f"{path.name} lost its Python process, perhaps for want of memory ({error})") from error
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML
 
 from purify.errors import PurifyError
 from purify.grid.spec import NONE
@@ -21,7 +20,9 @@ AS_RECEIVED = "as received"
 
 
 def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per record: task, seed, defense, reserve, and each score in percent with n and interval.
+    """Return one row per record: task, attack, seed, defense, reserve, and each score in percent with n and interval.
+
+    Hyperparameters other than the reserve ratio are part of the defense's name.
 
     Raises:
         PurifyError: there is no record.
@@ -32,7 +33,8 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         suspect = spec["suspect"]
         defense = spec.get("defense", {"name": NONE})
         parameters = dict(map(tuple, defense.get("parameters", [])))
-        name = defense["name"]
+        reserve = parameters.pop("reserve", np.nan)
+        name = ", ".join([defense["name"], *(f"{key} = {value}" for key, value in parameters.items())])
         if name == NONE:
             name = CONTROL if suspect.get("control") else AS_RECEIVED
         row = {
@@ -40,7 +42,7 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             "attack": suspect["attack"]["name"],
             "seed": suspect.get("seed", 0),
             "defense": name,
-            "reserve": parameters.get("reserve", np.nan),
+            "reserve": reserve,
             "seconds": record["seconds"],
         }
         scores = scores_from_json(record["scores"])
@@ -55,18 +57,24 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def at_drop(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
-    """Return one row per seed and defense, the reserve ratio chosen at ΔACC ≤ ``max_drop``.
+    """Return one row per task, attack, seed and defense: the reserve ratio chosen at ΔACC ≤ ``max_drop``.
 
     The choice looks at clean validation accuracy alone (`purify.selection.choose_reserve`), against that
     of the suspect as received. ``within`` says whether any ratio met the threshold. The suspect as received
     and the clean control stand in the result unchanged.
+
+    Raises:
+        PurifyError: a suspect's own record, the reference, is not in the frame.
     """
     chosen = []
-    for (_, seed, defense), group in frame.groupby(["task", "seed", "defense"], sort=False):
+    one_suspect = ["task", "attack", "seed"]
+    for (*key, defense), group in frame.groupby([*one_suspect, "defense"], sort=False):
         if defense in (AS_RECEIVED, CONTROL):
             chosen.append(group.iloc[0].to_dict() | {"within": True})
             continue
-        received = frame[(frame["seed"] == seed) & (frame["defense"] == AS_RECEIVED)]
+        received = frame[(frame[one_suspect] == key).all(axis=1) & (frame["defense"] == AS_RECEIVED)]
+        if received.empty:
+            raise PurifyError(f"the suspect of {', '.join(map(str, key))} has no record of its own: run the whole grid")
         by_reserve = group.assign(reserve=group["reserve"].fillna(1.0))
         accuracy = dict(zip(by_reserve["reserve"], by_reserve["validation"], strict=True))
         choice = choose_reserve(accuracy, received["validation"].iloc[0], max_drop)
@@ -128,11 +136,41 @@ def summary_table(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
     return table.assign(**_scores(frame, ("acc", "asr", "bacc"))).set_index("").rename_axis(None)
 
 
-def text_table(rows: Iterable[dict[str, str]], marked: str) -> HTML:
+def paired_table(frame: pd.DataFrame, method: str, drops: Iterable[float]) -> pd.DataFrame:
+    """Compare a method with every other defense within seeds, as text for reading.
+
+    Differences are method minus other, in points, with the mean and 95 % t interval over seeds.
+
+    Args:
+        frame: Of `as_frame`, with several seeds.
+        method: Name of the defense.
+        drops: Values of ΔACC at which all are compared.
+    """
+    rows = []
+    for drop in drops:
+        chosen = at_drop(frame, drop)
+        own = chosen[chosen["defense"] == method].set_index("seed")[["acc", "asr"]]
+        for other, group in chosen.groupby("defense", sort=False):
+            if other in (method, AS_RECEIVED, CONTROL):
+                continue
+            difference = (own - group.set_index("seed")[["acc", "asr"]]).dropna()
+            row = {"ΔACC ≤": f"{drop:g}", "compared with": str(other)}
+            for score in ("asr", "acc"):
+                mean, low, high = mean_interval(list(difference[score]))
+                interval = "" if np.isnan(low) else f" [{low:+.1f}, {high:+.1f}]"
+                row[f"difference in {score.upper()}"] = f"{mean:+.1f}{interval}"
+            row["lower ASR in"] = f"{int((difference['asr'] < 0).sum())} of {len(difference)} seeds"
+            rows.append(row)
+    return pd.DataFrame(rows).set_index("ΔACC ≤").rename_axis(None)
+
+
+def text_table(rows: Iterable[dict[str, str]], marked: str) -> Any:
     """Return rows of text as a table in which the word ``marked`` stands out; everything is escaped."""
     frame = pd.DataFrame(list(rows))
     word = re.compile(rf"(?<!\S){re.escape(html.escape(marked))}(?!\S)")
     shown = frame.map(lambda text: word.sub(lambda found: f"<mark>{found[0]}</mark>", html.escape(text)))
+    from IPython.display import HTML  # noqa: PLC0415  (notebooks only)
+
     return HTML(shown.to_html(index=False, escape=False, classes="text", border=0).replace("dataframe ", ""))
 
 
