@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
+from purify.grid import Store, load_grid
 from purify.plm import load_plm, load_suspect, save_checkpoint
+from purify.report.tables import as_frame, summary
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,3 +33,15 @@ def test_paths_and_targets_that_the_readme_names_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`make ([a-z]+)", README):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_the_numbers_on_ag_news_are_those_of_the_records():
+    cells = load_grid(ROOT / "book" / "grids" / "ag_news.yml")
+    store = Store(ROOT / ".purify", (ROOT / "results",))
+    frame = summary(as_frame(filter(None, map(store.get, cells)))).set_index(["ΔACC", "defense"])
+    rows = re.findall(r"^\| (\d) \| ([\w -]+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.M)
+    assert len(rows) == 12
+    for drop, defense, acc, asr in rows:
+        name = defense.replace("Fine-p", "FineP").replace("Fine-m", "FineM").replace("Fine-t", "FineT")
+        stored = frame.loc[(int(drop), name)]
+        assert (f"{stored['acc']:.1f}", f"{stored['asr']:.1f}") == (acc, asr), defense
