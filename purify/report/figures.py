@@ -73,7 +73,8 @@ def indicator_histogram(models: Mapping[str, Mapping[str, Tensor]], colours: Map
         grid = np.linspace(observed.min(), observed.max(), 400)
         density = stats.chi2(1).pdf(10 ** (grid - shift)) * 10 ** (grid - shift) * np.log(10)
         axis.plot(grid, density, "--", lw=1.2, color=colours[name], label="Gamma law of its median")
-    axis.set(xlabel="log₁₀ r", ylabel="density")
+    ends = np.percentile(np.concatenate([log_ratio(values) for values in models.values()]), [0.02, 99.98])
+    axis.set(xlabel="log₁₀ r", ylabel="density", xlim=ends)
     axis.legend(frameon=False)
     return figure
 
