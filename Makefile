@@ -26,7 +26,7 @@ $(STAMP): requirements.lock pyproject.toml
 book: $(STAMP)  ## Run the experiments on the embedded default and render the book (SMOKE=1: tiny sizes)
 	$(BIN)/purify book $(if $(SMOKE),--smoke)
 
-test: $(STAMP)  ## Run the tests
+test: $(STAMP)  ## Run the tests (the slow ones: .venv/bin/pytest -m slow)
 	$(BIN)/python -m pytest
 
 check: $(STAMP)  ## Lint, format check and type check
