@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from purify import cli_grid
 from purify.errors import PurifyError
 
 app = typer.Typer(
@@ -17,8 +18,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-grid_app = typer.Typer(help="Run grids of experiments.", no_args_is_help=True)
-app.add_typer(grid_app, name="grid")
+app.add_typer(cli_grid.app, name="grid")
 
 Parameters = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable.")
@@ -53,22 +53,6 @@ def book(
 
     index = build(project_root(), output, smoke=smoke)
     Console(stderr=True).print(f"the book: {index}", highlight=False, markup=False, soft_wrap=True)
-
-
-@grid_app.command("run")
-def grid_run(
-    file: Annotated[Path, typer.Argument(help="The grid file (YAML), for example book/grids/ag_news.yml.")],
-    records: Annotated[
-        Path | None, typer.Option(help="Folder that new records are written to (default: inside the store).")
-    ] = None,
-) -> None:
-    """Run the cells of a grid that the store lacks, and print the scores of all."""
-    from purify.grid import Store, load_grid
-    from purify.grid import run as run_cells
-    from purify.report.tables import as_frame
-
-    frame = as_frame(run_cells(load_grid(file), Store.default(records)))
-    Console().print(frame.to_string(index=False), highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from purify.errors import PurifyError
+from purify.home import cache_folder
 from purify.progress import bar
 
 TOPICS: dict[str, tuple[str, ...]] = {
@@ -104,7 +105,7 @@ def passage_pairs() -> pd.DataFrame:
 def _rows() -> pd.DataFrame:
     """All passages: text, label, and the docstring each comes from (in reading order within one)."""
     key = hashlib.sha256(fingerprint().encode()).hexdigest()[:16]
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "purify"
+    root = cache_folder()
     cached = root / f"corpus-{key}.jsonl"
     if not cached.exists():
         rows = _read()

@@ -1,4 +1,4 @@
-"""The one exception that a user's input can cause."""
+"""The exceptions that a user's input, or a user's machine, can cause."""
 
 
 class PurifyError(ValueError):
@@ -6,3 +6,7 @@ class PurifyError(ValueError):
 
     The command line prints the message without a traceback and exits with status 2.
     """
+
+
+class DiskFullError(PurifyError):
+    """No space is left: nothing more can be stored, and going on would be of no use."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from purify.errors import PurifyError
+from purify.selection import check_reserve
 
 Tensors = Mapping[str, Tensor]
 
@@ -71,16 +72,6 @@ def indicator(drift: Tensors, fisher: Tensors) -> dict[str, Tensor]:
 def judged(fisher: Tensors) -> dict[str, Tensor]:
     """Return the mask of the dimensions that the clean data can judge: those with Ĥ > 0."""
     return {name: value > 0 for name, value in fisher.items()}
-
-
-def check_reserve(reserve: float) -> None:
-    """Refuse a reserve ratio ρ outside [0, 1].
-
-    Raises:
-        PurifyError: names the ratio.
-    """
-    if not 0 <= reserve <= 1:
-        raise PurifyError(f"the reserve ratio must lie in [0, 1], not {reserve}")
 
 
 def reserve_mask(r: Tensors, reserve: float, *, among: Tensors | None = None, seed: int = 0) -> dict[str, Tensor]:

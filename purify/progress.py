@@ -5,6 +5,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+_silent = False
+
+
+def silence() -> None:
+    """Show no bars in this process: it is one of several, and another one tells how all go."""
+    global _silent  # noqa: PLW0603
+    _silent = True
+
 
 def bar(*args: Any, **options: Any) -> tqdm:
     """Return a tqdm bar on standard error: live in a terminal, a line every ten seconds elsewhere.
@@ -12,6 +20,7 @@ def bar(*args: Any, **options: Any) -> tqdm:
     It stays silent for work that ends before its first line is due.
     """
     live = sys.stderr.isatty()
+    options.setdefault("disable", _silent)
     return tqdm(
         *args,
         file=sys.stderr,

@@ -5,24 +5,23 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from purify.budget import FINE_TUNING, Training
 from purify.errors import PurifyError
-from purify.indicator import check_reserve, judged, reserve_mask, reset
+from purify.indicator import judged, reserve_mask, reset
 from purify.metrics import accuracy
 from purify.plm import CleanPLM, load_classifier, load_plm, save_checkpoint
-from purify.resources import FINE_TUNING, Resources, check_rows
-from purify.selection import choose_reserve
-from purify.training import Training, predict
+from purify.resources import Resources, check_rows
+from purify.selection import Count, check_reserve, choose_reserve
+from purify.training import predict
 
 log = logging.getLogger(__name__)
-
-Count = Literal["judged", "all"]
 
 
 @dataclass(frozen=True)

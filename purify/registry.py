@@ -1,12 +1,28 @@
 """Attacks and defenses by name, built from plain parameters with clear refusals."""
 
+import contextlib
+import dataclasses
+import types
+import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Generic, Literal, TypeVar
 
 from purify.errors import PurifyError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Named:
+    """An attack or defense by name, with the parameters that differ from its defaults, in a fixed order.
+
+    Made by `Registry.named`, so that one choice of parameters has one description.
+    """
+
+    name: str
+    parameters: tuple[tuple[str, Any], ...] = ()
 
 
 class Registry(Generic[T]):
@@ -21,20 +37,91 @@ class Registry(Generic[T]):
         self.kind = kind
         self.classes = {cls.__name__: cls for cls in classes}
 
-    def build(self, name: str, parameters: Mapping[str, Any]) -> T:
-        """Make the object called ``name``.
+    def named(self, name: str, **parameters: Any) -> Named:
+        """Describe one by its name and parameters; those that equal the default are left out.
 
         Raises:
-            PurifyError: unknown name or parameter (with the valid ones), or a value out of range.
+            PurifyError: unknown name or parameter (with the valid ones), a value of the wrong type or out of range.
         """
-        if name not in self.classes:
-            raise PurifyError(f"unknown {self.kind} '{name}': choose one of {', '.join(self.classes)}")
-        cls = self.classes[name]
-        valid = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for key in parameters:
-            if key not in valid:
-                raise PurifyError(f"{self.kind} '{name}' has no parameter '{key}': choose from {', '.join(valid)}")
+        cls = self._class(name)
+        values = typed(cls, parameters, f"{self.kind} '{name}'", noun="parameter")
+        self._make(name, values)
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        return Named(name, tuple(sorted((key, value) for key, value in values.items() if value != defaults[key])))
+
+    def build(self, named: Named) -> T:
+        """Make the object that is described.
+
+        Raises:
+            PurifyError: as `named`.
+        """
+        return self._make(named.name, dict(named.parameters))
+
+    def _make(self, name: str, parameters: Mapping[str, Any]) -> T:
+        cls = self._class(name)
         try:
             return cls(**parameters)
         except TypeError as error:
-            raise PurifyError(f"{self.kind} '{name}' has a parameter of the wrong type: {error}") from error
+            raise PurifyError(f"{self.kind} '{name}' cannot have these parameters: {error}") from error
+
+    def _class(self, name: str) -> type[T]:
+        if name not in self.classes:
+            raise PurifyError(f"unknown {self.kind} '{name}': choose one of {', '.join(self.classes)}")
+        return self.classes[name]
+
+
+def typed(
+    cls: type, values: Mapping[str, Any], where: str, *, but: tuple[str, ...] = (), noun: str = "key"
+) -> dict[str, Any]:
+    """Return the values of some fields of a dataclass in the types that it declares.
+
+    A whole number becomes a float where one is expected; a list becomes a tuple.
+
+    Args:
+        cls: The dataclass.
+        values: Field name -> value, as read from a file.
+        where: What the values are of, for the messages.
+        but: Fields that may not be given.
+        noun: What a field is called in the messages.
+
+    Raises:
+        PurifyError: an unknown name (with the valid ones), or a value of another type.
+    """
+    hints = {name: hint for name, hint in _hints(cls).items() if name not in but}
+    for name in values:
+        if name not in hints:
+            raise PurifyError(f"{where} has the unknown {noun} '{name}': choose from {', '.join(hints)}")
+    return {name: _typed(value, hints[name], f"'{name}' of {where}") for name, value in values.items()}
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    kind = typing.get_origin(hint)
+    if kind is Literal:
+        options = typing.get_args(hint)
+        if value in options:
+            return value
+        raise PurifyError(f"{where} must be one of {', '.join(map(repr, options))}, not {value!r}")
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(item, typing.get_args(hint)[0], where) for item in value)
+    if kind is types.UnionType and value is None and type(None) in typing.get_args(hint):
+        return None
+    if hint is float and type(value) in (int, str):  # YAML reads 1e-5 as a text
+        with contextlib.suppress(ValueError):
+            return float(value)
+    if hint in _DESCRIPTIONS and type(value) is hint:
+        return value
+    raise PurifyError(f"{where} must be {_DESCRIPTIONS.get(hint, 'a list')}, not {value!r}")
+
+
+_DESCRIPTIONS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+}

@@ -1,6 +1,7 @@
 """What a defender has at hand, and what is computed from it once."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -8,14 +9,12 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from purify.budget import FINE_TUNING, Training
 from purify.errors import PurifyError
 from purify.fisher import fisher_diagonal
 from purify.indicator import drift, indicator
 from purify.plm import CleanPLM
-from purify.training import Training, batches, device, fine_tune
-
-FINE_TUNING = Training(epochs=10)
-"""The fine-tuning budget of every weight defense, unless said otherwise."""
+from purify.training import batches, device, fine_tune
 
 
 def check_rows(rows: Dataset, classes: int) -> None:
@@ -45,6 +44,7 @@ class Resources:
         clean_data: The small clean set: ``text``, for pairs ``text_pair``, and ``label``.
         training: The fine-tuning budget.
         seed: Of every random choice.
+        stored_fisher: Where the Fisher comes from, if it has been computed before.
     """
 
     suspect: PreTrainedModel
@@ -52,6 +52,7 @@ class Resources:
     clean_data: Dataset
     training: Training = field(default=FINE_TUNING)
     seed: int = 0
+    stored_fisher: Callable[[], dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         """Refuse clean data that the suspect cannot be judged on."""
@@ -83,6 +84,10 @@ class Resources:
     @cached_property
     def fisher(self) -> dict[str, Tensor]:
         """Ĥ of the suspect on the clean data (fp32)."""
+        return self.stored_fisher() if self.stored_fisher else self.compute_fisher()
+
+    def compute_fisher(self) -> dict[str, Tensor]:
+        """Compute Ĥ: one forward and one backward pass over the clean data."""
         return fisher_diagonal(
             self.suspect, batches(self.clean_data, self.tokenizer, max_length=self.training.max_length)
         )

@@ -2,8 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from purify.errors import PurifyError
+
+Count = Literal["judged", "all"]
+"""What ρ is a share of: the dimensions that the clean data judges, or all; see `purify.purification.purify`."""
+
+
+def check_reserve(reserve: float) -> None:
+    """Refuse a reserve ratio ρ outside [0, 1].
+
+    Raises:
+        PurifyError: names the ratio.
+    """
+    if not 0 <= reserve <= 1:
+        raise PurifyError(f"the reserve ratio must lie in [0, 1], not {reserve}")
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,21 @@
 """Text-classification tasks: schema, label names, where the rows come from, and the fixed-seed splits."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import pandas as pd
 
 from purify import corpus
 from purify.errors import PurifyError
+
+if TYPE_CHECKING:
+    import datasets
 
 DATA_DIR = "PURIFY_DATA_DIR"
 """Environment variable: a folder with ``<task>/train.parquet`` and ``<task>/test.parquet`` in the hub's schema."""
@@ -74,14 +79,16 @@ class Splits:
         test: What scores are reported on; the same rows for every seed.
         clean: The defender's few examples, N per class, disjoint from ``train``.
         source: Where the rows come from, for the record.
+        digest: 16 hexadecimal digits of the sha256 of all rows that the splits are drawn from.
     """
 
     task: Task
-    train: datasets.Dataset
-    validation: datasets.Dataset
-    test: datasets.Dataset
-    clean: datasets.Dataset
+    train: "datasets.Dataset"
+    validation: "datasets.Dataset"
+    test: "datasets.Dataset"
+    clean: "datasets.Dataset"
     source: str
+    digest: str
 
 
 def load_task(
@@ -121,6 +128,7 @@ def load_task(
     for split, asked, there in (("test", test, len(held_out)), ("train + validation", train + validation, len(pool))):
         if asked > there:
             raise PurifyError(f"task '{name}' has {there} rows for {split}, but {asked} were asked for")
+    digest = _digest(pool, held_out)
     # Training rows from the front, validation rows from the back, clean rows right after the training
     # rows: what a suspect was trained on does not change with the sizes that the defender chooses.
     pool = pool.sample(frac=1, random_state=np.random.default_rng(seed))
@@ -132,7 +140,19 @@ def load_task(
         test=_dataset(held_out[:test]),
         clean=_dataset(clean),
         source=source,
+        digest=digest,
     )
+
+
+@cache
+def rows_digest(name: str, data_dir: str | None) -> str:
+    """Return `Splits.digest` of a task: the same for all sizes and seeds.
+
+    Raises:
+        PurifyError: as `load_task`.
+    """
+    pool, held_out, _ = _load(TASKS[name], data_dir)
+    return _digest(pool, held_out)
 
 
 def _load(task: Task, data_dir: str | Path | None) -> tuple[pd.DataFrame, pd.DataFrame, str]:
@@ -154,6 +174,15 @@ def _load(task: Task, data_dir: str | Path | None) -> tuple[pd.DataFrame, pd.Dat
     return pool, held_out.sample(frac=1, random_state=0), source
 
 
+def _digest(*frames: pd.DataFrame) -> str:
+    """Hash rows and their order; the same whether they came from the hub or from files."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        for row in frame.itertuples(index=False):
+            digest.update("\x1f".join(map(str, row)).encode() + b"\x1e")
+    return digest.hexdigest()[:16]
+
+
 def _parquet(path: Path, task: Task) -> pd.DataFrame:
     if not path.exists():
         raise PurifyError(f"no file {path}: {DATA_DIR} must name a folder that holds {task.name}/{path.name}")
@@ -165,6 +194,8 @@ def _parquet(path: Path, task: Task) -> pd.DataFrame:
 
 
 def _hub(task: Task, split: str) -> pd.DataFrame:
+    import datasets  # noqa: PLC0415
+
     where = "/".join(task.hub)
     try:
         rows = datasets.load_dataset(*task.hub, split=split)
@@ -205,5 +236,7 @@ def _per_class(pool: pd.DataFrame, classes: int, each: int) -> pd.DataFrame:
     return pool.groupby("label").head(each)
 
 
-def _dataset(rows: pd.DataFrame) -> datasets.Dataset:
+def _dataset(rows: pd.DataFrame) -> "datasets.Dataset":
+    import datasets  # noqa: PLC0415  (a second, for those who only want to know what a task is)
+
     return datasets.Dataset.from_pandas(rows, preserve_index=False)

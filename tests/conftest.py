@@ -13,7 +13,8 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from purify.plm import BUNDLED, CleanPLM, _location, load_plm
+from purify.home import BUNDLED, location
+from purify.plm import CleanPLM, load_plm
 
 torch.set_num_threads(1)  # the models are tiny: threads only cost
 
@@ -40,7 +41,7 @@ def plm_folder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     BertModel(bert_config()).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
-        shutil.copy(Path(_location(BUNDLED)) / name, folder)
+        shutil.copy(Path(location(BUNDLED)) / name, folder)
     return folder
 
 

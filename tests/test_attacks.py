@@ -60,17 +60,17 @@ def test_pairs_are_poisoned_on_the_side_asked_for():
         ({"trigger": " "}, "trigger"),
         ({"side": 2}, "side"),
         ({"window": -1}, "window"),
-        ({"colour": 1}, "has no parameter 'colour': choose from target, ratio, side, trigger, window"),
+        ({"colour": 1}, "has the unknown parameter 'colour': choose from target, ratio, side, trigger, window"),
     ],
 )
 def test_bad_parameters(parameters, message):
     with pytest.raises(PurifyError, match=message):
-        ATTACKS.build("BadWord", parameters)
+        ATTACKS.named("BadWord", **parameters)
 
 
 def test_unknown_attack():
     with pytest.raises(PurifyError, match="unknown attack 'BadWrod': choose one of BadWord"):
-        ATTACKS.build("BadWrod", {})
+        ATTACKS.named("BadWrod")
 
 
 def test_positions_are_uniform():

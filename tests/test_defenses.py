@@ -165,8 +165,8 @@ def test_a_suspect_with_nan_weights_is_refused(suspect, plm, rows):
 
 def test_unknown_defense_and_bad_hyperparameter():
     with pytest.raises(PurifyError, match="unknown defense 'Finemixing': choose one of FineTuning"):
-        DEFENSES.build("Finemixing", {})
-    with pytest.raises(PurifyError, match="has no parameter 'rho': choose from reserve"):
-        DEFENSES.build("FineMixing", {"rho": 0.5})
+        DEFENSES.named("Finemixing")
+    with pytest.raises(PurifyError, match="has the unknown parameter 'rho': choose from reserve"):
+        DEFENSES.named("FineMixing", rho=0.5)
     with pytest.raises(PurifyError, match="reserve ratio"):
-        DEFENSES.build("FineMixing", {"reserve": 2})
+        DEFENSES.named("FineMixing", reserve=2)

@@ -9,9 +9,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_backdoor_is_planted_survives_fine_tuning_and_is_purified(tmp_path):
-    cell = Cell(Suspect("docstrings", Named.of("BadWord"), train=600), validation=100, test=300)
+    cell = Cell(Suspect("docstrings", Named("BadWord"), train=600), validation=100, test=300)
     defenses = {"FineTuning": None, "FinePurifying": {"reserve": [0.2]}}
-    store = Store(tmp_path, (tmp_path / "records",))
+    store = Store(tmp_path)
     scores = as_frame(run(variants(cell, defenses), store)).set_index("defense")
     assert scores.loc[AS_RECEIVED, "acc"] > 60
     assert scores.loc[AS_RECEIVED, "asr"] > 90

@@ -1,204 +1,396 @@
-import json
-from dataclasses import dataclass, replace
+"""The runner, on a tiny model and the embedded corpus."""
 
+import logging
+import multiprocessing
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
 import pytest
+import torch
+import yaml
 
 from purify import PurifyError
-from purify.grid import Cell, Named, Store, Suspect, experiment, load_grid, run, suspect_model, variants
-from purify.grid import runner as runner_module
-from purify.grid.spec import canonical, expand, fingerprint
+from purify.defenses import DEFENSES
+from purify.grid import Cell, Named, Policy, Store, Suspect, execute, run, splits_of, suspect_model, variants
+from purify.grid import checks as checks_module
+from purify.grid import stages as stages_module
+from purify.grid.checkpoints import is_made
+from purify.grid.plan import plan, units
+from purify.grid.processes import local_processes
+from purify.grid.runner import Options
+from purify.grid.schedule import Job, Outcome, Schedule, State
+from purify.grid.spec import canonical, fingerprint
 from purify.grid.store import scores_from_json
+from purify.grid.upkeep import verify
+from purify.report.export import WHEN, export_records
 from purify.training import Training
 
 QUICK = Training(epochs=1, batch_size=8, max_length=24, precision="fp32")
+DEFENSES_TRIED = {"FineTuning": None, "FineMixing": {"reserve": [0.5]}, "FinePurifying": {"reserve": [0.3, 0.8]}}
 
 
 @pytest.fixture
 def cell(plm_folder) -> Cell:
-    suspect = Suspect("docstrings", Named.of("BadWord"), plm=str(plm_folder), train=16, training=QUICK)
+    suspect = Suspect("docstrings", Named("BadWord"), plm=str(plm_folder), train=16, training=QUICK)
     return Cell(suspect, clean_per_class=1, validation=8, test=12, tuning=QUICK)
 
 
 @pytest.fixture
 def store(tmp_path) -> Store:
-    return Store(tmp_path / "store", (tmp_path / "store" / "records",))
+    stages_module._bench.cache_clear()
+    return Store(tmp_path / "store")
 
 
-def without_times(record):
-    return {key: value for key, value in record.items() if key not in ("seconds", "environment")}
+def table(store, path, cells=None):
+    """The export without what differs from run to run."""
+    export_records(store, cells, path)
+    return pd.read_csv(path).drop(columns=list(WHEN)).to_csv()
 
 
 def test_a_grid_is_run_once_and_read_afterwards(cell, store, monkeypatch):
-    cells = variants(cell, {"FineTuning": None, "FinePurifying": {"reserve": [0.3, 0.8]}})
+    cells = variants(cell, DEFENSES_TRIED, thresholds=[5])
     records = run(cells, store)
     assert [record["spec"].get("defense", {}).get("name") for record in records] == [
         None,
         "FineTuning",
+        "FineMixing",
+        "FineMixing",
+        "FinePurifying",
         "FinePurifying",
         "FinePurifying",
     ]
     scores = scores_from_json(records[0]["scores"])
     assert (scores.acc.n, scores.bacc.n, scores.validation.n) == (12, 12, 8)
     assert scores.asr.n < 12
-    monkeypatch.setattr(runner_module, "_Bench", None)  # nothing may be computed any more
+    monkeypatch.setattr(stages_module, "_bench", None)  # nothing may be computed any more
     assert run(cells, store) == records
 
 
-def test_the_same_spec_gives_the_same_scores(cell, store, tmp_path):
-    cells = variants(cell, {"FineMixing": {"reserve": [0.5]}})
-    again = Store(tmp_path / "other", (tmp_path / "other",))
-    assert [without_times(r) for r in run(cells, store)] == [without_times(r) for r in run(cells, again)]
-
-
-def test_what_was_cut_off_is_done_again_and_the_rest_kept(cell, store):
-    cells = variants(cell, {"FineTuning": None})
-    run(cells[:1], store)
-    (checkpoint,) = (store.root / "checkpoints").iterdir()
-    trained = (checkpoint / "model.safetensors").stat().st_mtime_ns
-    run(cells, store)
-    assert (checkpoint / "model.safetensors").stat().st_mtime_ns == trained
-    assert len(list(store.records[0].iterdir())) == 2
-
-
-def test_a_stage_that_fails_leaves_nothing_behind(store, cell):
-    def make(folder):
-        (folder / "half").write_text("written")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        store.checkpoint(cell.suspect, make)
-    assert list((store.root / "checkpoints").iterdir()) == []
-
-
 def test_a_record_says_how_it_was_made(cell, store):
-    (record,) = run([cell], store)
-    assert record["spec"] == canonical(cell)
-    assert "numpy" in record["data"]
+    purifying = replace(cell, defense=DEFENSES.named("FinePurifying", reserve=0.3))
+    (record,) = run([purifying], store)
+    assert record["spec"] == canonical(purifying)
+    assert record["seeds"] == {"experiment": 0, "test rows": 0}
+    assert "numpy" in record["inputs"]["source"]
+    assert record["inputs"]["rows"] == splits_of(cell).digest
+    assert set(record["stages"]) == {"attack", "fisher", "purify", "evaluate"}
     environment = record["environment"]
     assert environment["precision"] == "fp32"
     assert {"torch", "transformers", "purify-lm"} <= set(environment["packages"])
     assert environment["peak_memory_mib"] > 100
-    assert json.loads((store.records[0] / f"{fingerprint(cell)}.json").read_text()) == record
+
+
+def test_the_same_spec_gives_the_same_scores(cell, store, tmp_path):
+    cells = variants(cell, DEFENSES_TRIED)
+    run(cells, store)
+    other = Store(tmp_path / "other")
+    for one in reversed(cells):  # another order, other things done before in this process
+        torch.rand(3)
+        run([one], other)
+    assert table(store, tmp_path / "a.csv") == table(other, tmp_path / "b.csv")
+
+
+def test_each_stage_is_kept_on_its_own(cell, store, monkeypatch):
+    purifying = replace(cell, defense=DEFENSES.named("FinePurifying", reserve=0.3))
+
+    def interrupted(self, model):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages_module._Bench, "scores", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run([purifying], store)
+    stages = (cell.suspect, purifying.fisher, purifying.purification)
+    assert all(is_made(stage, store) for stage in stages)
+    assert store.recorded() == set()
+    assert store.leases.holders() == {}
+    for name in ("train", "measure"):
+        monkeypatch.setattr(stages_module._Bench, name, None)  # made already
+    monkeypatch.setattr("purify.defenses.FinePurifying.apply", None)
+    run([purifying], store)
+    assert not is_made(purifying.purification, store)  # it has been scored
+    assert is_made(cell.suspect, store)
+
+
+def test_cleaned_checkpoints_are_kept_when_asked_for(cell, store):
+    tuned = replace(cell, defense=Named("FineTuning"))
+    execute([tuned], store, options=Options(keep_models=True))
+    assert is_made(tuned.purification, store)
+    larger = replace(tuned, test=14)  # shares the cleaned checkpoint
+    (record,) = run([larger], store)
+    assert record["seconds"] == store.get(tuned)["seconds"]
+
+
+def test_what_is_damaged_is_made_again(cell, store, tmp_path, caplog):
+    cells = variants(cell, DEFENSES_TRIED)
+    run(cells, store)
+    before = table(store, tmp_path / "a.csv")
+    weights = store.folder.local / "suspects" / fingerprint(cell.suspect) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    record = store.folder.local / "records" / f"{fingerprint(cells[2])}.json"
+    record.write_text(record.read_text()[:-5])
+    stages_module._bench.cache_clear()
+    run(cells, store)
+    assert "model.safetensors is not what was written" in caplog.text
+    assert f"{record.name} is damaged" in caplog.text
+    assert table(store, tmp_path / "b.csv") == before
+    assert not any(fault for _, fault in verify(store))
+
+
+def test_a_policy_takes_the_smallest_ratio_that_is_accurate_enough(cell, store):
+    mixing = replace(cell, defense=Named("FineMixing"), policy=Policy(100, (0.2, 0.9)))
+    (record,) = run([mixing], store)
+    assert record["chosen"] == {"reserve": 0.2, "within": True, "record": fingerprint(mixing.at(0.2))}
+    assert record["scores"] == store.get(mixing.at(0.2))["scores"]
+    assert store.get(mixing.at(0.9)) is None  # there was no need
+    (strict,) = run([replace(mixing, policy=Policy(0, (0.2, 0.9)))], store)
+    tried = [record for record in map(store.get, (mixing.at(0.2), mixing.at(0.9))) if record]
+    best = max(record["scores"]["validation"]["k"] for record in tried)
+    assert strict["chosen"]["within"] == (best >= store.get(cell)["scores"]["validation"]["k"])
+    assert strict["scores"]["validation"]["k"] == best
+
+
+def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(cell, store, monkeypatch, caplog):
+    cells = variants(cell, DEFENSES_TRIED, thresholds=[5])
+
+    def apply(self, resources):
+        raise ZeroDivisionError("by chance")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("purify.defenses.FineMixing.apply", apply)
+        report = execute(cells, store)
+        with pytest.raises(PurifyError, match=r"2 of 7 cells failed; the first is .*ZeroDivisionError: by chance"):
+            run(cells, store)
+    failed = [cell for cell in cells if cell.defense.name == "FineMixing"]
+    assert list(report.failed) == failed
+    assert report.failed[failed[0]] == "ZeroDivisionError: by chance"
+    assert "because this failed" in report.failed[failed[1]]
+    assert len(store.recorded()) == 5
+    (failure,) = store.failures().values()
+    assert "raise ZeroDivisionError" in failure["traceback"]
+    assert execute(cells, store).failed == {}  # tried again
+    assert store.failures() == {}
+
+
+def test_a_suspect_that_fails_fails_its_cells(cell, store, monkeypatch):
+    other = replace(cell, suspect=replace(cell.suspect, seed=1))
+    original = stages_module._Bench.train
+
+    def train(self, folder):
+        if self.cell.suspect.seed == 0:
+            raise PurifyError("no luck")
+        original(self, folder)
+
+    monkeypatch.setattr(stages_module._Bench, "train", train)
+    report = execute([*variants(cell, DEFENSES_TRIED), other], store)
+    assert len(report.failed) == 5
+    assert all("no luck" in error for error in report.failed.values())
+    assert store.get(other)
+
+
+def test_jobs_wait_for_what_they_need_depth_first(cell, store):
+    second = replace(cell, suspect=replace(cell.suspect, seed=1))
+    cells = [*variants(cell, {"FinePurifying": {"reserve": [0.3]}}), second]
+    schedule = Schedule(cells, store)
+    assert str(schedule.take()).startswith("attack of")
+    assert str(schedule.take()).startswith("attack of")  # of the second; nothing else can be done
+    assert schedule.take() is None
+    first, other = sorted(schedule.running, key=lambda job: job.cell.suspect.seed)
+    schedule.finish(other, Outcome(State.BUSY))
+    assert schedule.take() is None
+    schedule.finish(first, Outcome(State.DONE))
+    received, fisher = schedule.take(), schedule.take()
+    assert (received.kind, fisher.kind) == ("score", "fisher")
+    assert schedule.take() is None
+    schedule.finish(fisher, Outcome(State.FAILED, "why"))
+    assert list(schedule.failed) == [cells[1]]
+    schedule.retry_busy()
+    assert schedule.take() == other
+    schedule.finish(received, Outcome(State.DONE))
+    schedule.finish(other, Outcome(State.DONE))
+    schedule.finish(schedule.take(), Outcome(State.DONE))
+    assert schedule.finished
+    assert schedule.done == 2
+
+
+def test_progress_is_in_the_log(cell, store):
+    run(variants(cell, {"FineTuning": None}), store)
+    log = (store.folder.local / "grid.log").read_text(encoding="utf-8")
+    assert "0 done, 0 running, 0 failed of 2, ETA ? | begin: 3 stages to run" in log
+    assert "2 done, 0 running, 0 failed of 2, ETA 0:00:00 | done: docstrings" in log
+
+
+def test_a_plan_runs_nothing_and_counts_what_is_left(cell, store):
+    cells = [*variants(cell, DEFENSES_TRIED), replace(cell, suspect=replace(cell.suspect, control=True))]
+    before = plan(cells, store)
+    assert (before.done, before.suspects, before.fishers, before.measured) == (0, 2, 1, False)
+    assert before.seconds > 0
+    assert before.disk > plan(cells[:2], store).disk
+    assert plan(cells, store, keep_models=True).disk > before.disk
+    assert not store.folder.names()
+    run(cells[:2], store)
+    after = plan(cells, store)
+    assert (after.done, after.suspects, after.fishers, after.measured) == (2, 1, 1, True)
+    run(cells, store)
+    assert plan(cells, store).seconds == plan(cells, store).disk == 0
+    assert units(Job("attack", cells[-1])) < units(Job("attack", cell))  # a control has no poisoned copies
+
+
+def test_what_is_not_on_this_machine_is_named_before_anything_runs(cell, store, tmp_path, monkeypatch):
+    monkeypatch.setenv("PURIFY_DATA_DIR", str(tmp_path))
+    imdb = replace(cell, suspect=replace(cell.suspect, task="imdb"))
+    with pytest.raises(PurifyError, match=r"PURIFY_DATA_DIR has no imdb/train\.parquet"):
+        run([imdb], store)
+    gone = replace(cell, suspect=replace(cell.suspect, plm=str(tmp_path / "gone")))
+    with pytest.raises(PurifyError, match=r"gone' is no folder with a config\.json"):
+        run([gone], store)
+    monkeypatch.setattr(checks_module.constants, "HF_HUB_OFFLINE", True)
+    hub = replace(cell, suspect=replace(cell.suspect, plm="someone/some-model"))
+    with pytest.raises(PurifyError, match="'someone/some-model' is not in the hub's cache and the hub is switched off"):
+        run([hub], store)
+    assert not store.folder.names()
+
+
+def test_results_from_other_rows_are_said(cell, store, caplog):
+    (record,) = run([cell], store)
+    caplog.set_level(logging.WARNING)
+    run([cell], store)
+    assert not caplog.records
+    store.put(cell, record | {"inputs": record["inputs"] | {"rows": "0" * 16}})
+    run([cell], store)
+    assert f"results on 'docstrings' in the store were made from other rows (digest {'0' * 16})" in caplog.text
 
 
 def test_the_control_is_trained_without_the_poison(cell, store):
     control = replace(cell, suspect=replace(cell.suspect, control=True))
-    assert fingerprint(control.suspect) != fingerprint(cell.suspect)
     one, other = (suspect_model(one, store).state_dict() for one in (cell, control))
     assert any((one[name] != other[name]).any() for name in one)
     assert suspect_model(control, store).config.id2label[1] == "networks"
+    run([control, replace(control, suspect=replace(control.suspect, attack=Named("BadSent")))], store)
+    assert len((store.folder / "suspects").names()) == 2
 
 
-def test_damaged_and_newer_records_are_named(cell, store):
-    path = store.records[0] / f"{fingerprint(cell)}.json"
-    path.parent.mkdir(parents=True)
-    path.write_text('{"schema": 1, "sco')
-    with pytest.raises(PurifyError, match=f"{fingerprint(cell)}.json is damaged"):
-        store.get(cell)
-    path.write_text('{"schema": 99}')
-    with pytest.raises(PurifyError, match="schema 99, newer than 1"):
-        store.get(cell)
+def test_a_store_by_url(cell, tmp_path):
+    """Everything through another file system than the local one."""
+    store = Store(f"memory://{tmp_path.name}")
+    cells = variants(cell, DEFENSES_TRIED)
+    run(cells, store)
+    stages_module._bench.cache_clear()
+    local = Store(tmp_path / "local")
+    run(cells, local)
+    assert table(store, tmp_path / "a.csv") == table(local, tmp_path / "b.csv")
 
 
-def test_shipped_records_are_read_and_never_written(cell, store, tmp_path):
-    shipped = Store(store.root, (tmp_path / "new", store.records[0]))
-    (record,) = run([cell], store)
-    assert shipped.get(cell) == record
-    run([cell], shipped)
-    assert not (tmp_path / "new").exists()
+def test_an_export_is_one_tidy_table(cell, store, tmp_path):
+    cells = variants(cell, {"FineMixing": {"reserve": [0.5]}}, thresholds=[5])
+    with pytest.raises(PurifyError, match="no record to export"):
+        export_records(store, None, tmp_path / "x.csv")
+    run(cells, store)
+    assert export_records(store, None, tmp_path / "x.csv") == export_records(store, cells, tmp_path / "x.parquet") == 3
+    csv, parquet = pd.read_csv(tmp_path / "x.csv"), pd.read_parquet(tmp_path / "x.parquet")
+    assert list(csv["hash"]) == list(parquet["hash"]) == sorted(map(fingerprint, cells))
+    assert list(csv.columns) == list(parquet.columns)
+    assert csv.set_index("hash").loc[fingerprint(cells[1]), "reserve"] == 0.5
+    assert (csv["acc"] == 100 * csv["acc_k"] / csv["acc_n"]).all()
+    with pytest.raises(PurifyError, match=r"must end in \.csv or \.parquet"):
+        export_records(store, None, tmp_path / "x.txt")
 
 
-def test_a_new_field_with_a_default_changes_no_hash():
-    @dataclass(frozen=True)
-    class Spec:
-        task: str
-        seed: int = 0
-
-    old = fingerprint(Spec("a", 3))
-
-    @dataclass(frozen=True)
-    class Spec:
-        task: str
-        seed: int = 0
-        later: str = "usual"
-
-    assert fingerprint(Spec("a", 3)) == old
-    assert fingerprint(Spec("a", 3, "other")) != old
-
-
-def test_hashes_stay_what_they_were():
-    """The records in results/ are found by these hashes."""
-    assert fingerprint(Suspect("ag_news", Named.of("BadWord", trigger="cf", target=0, ratio=0.5))) == "8fd7db22f323e286"
+SPY = """
+import sys, torch
+from pathlib import Path
+from purify.grid import Store, execute, load_grid, stages
+from purify.grid.spec import fingerprint
+torch.set_num_threads(1)
+original = stages._once
+def spy(stage, store, find, make, wait):
+    def made():
+        with open(sys.argv[3], "a") as file:
+            file.write(fingerprint(stage) + "\\n")
+        make()
+    return original(stage, store, find, made, wait)
+stages._once = spy
+sys.exit(len(execute(load_grid(Path(sys.argv[1])), Store(sys.argv[2])).failed))
+"""
 
 
-GRID = {"suspect": {"task": "docstrings"}, "attack": {"name": "BadWord"}}
-
-
-def test_a_grid_expands_to_seeds_times_defenses():
-    grid = GRID | {
+@pytest.fixture
+def grid_file(plm_folder, tmp_path) -> Path:
+    grid = {
+        "suspect": {"task": "docstrings", "plm": str(plm_folder), "train": 16},
+        "attack": {"name": "BadWord"},
         "seeds": [0, 1],
         "control": True,
-        "defenses": {"FineTuning": None, "FineMixing": {"reserve": [0.1, 0.2]}},
+        "cell": {"clean_per_class": 1, "validation": 8, "test": 12},
+        "training": {"epochs": 1, "max_length": 24, "precision": "fp32"},
+        "tuning": {"epochs": 1, "max_length": 24, "precision": "fp32"},
+        "defenses": DEFENSES_TRIED,
+        "thresholds": [5],
     }
-    cells = list(expand(grid))
-    assert len(cells) == 2 * (1 + 1 + 2 + 1)
-    assert len({fingerprint(cell) for cell in cells}) == len(cells)
-    assert sum(cell.suspect.control for cell in cells) == 2
+    path = tmp_path / "grid.yml"
+    path.write_text(yaml.safe_dump(grid), encoding="utf-8")
+    return path
 
 
-@pytest.mark.parametrize(
-    ("grid", "message"),
-    [
-        (GRID | {"sedes": [1]}, "unknown key 'sedes': choose from suspect, attack, seeds"),
-        (GRID | {"suspect": {"task": "x", "tset": 1}}, "'suspect' of the grid has the unknown key 'tset'"),
-        (GRID | {"cell": {"tset": 1}}, "unknown key 'tset': choose from clean_per_class, validation, test"),
-        (GRID | {"tuning": {"lr": 1}}, "unknown key 'lr': choose from epochs, learning_rate"),
-        (GRID | {"attack": {"name": "Bad"}}, "unknown attack 'Bad'"),
-        (GRID | {"defenses": {"Good": None}}, "unknown defense 'Good'"),
-        (GRID | {"defenses": {"FineMixing": {"reserve": [2]}}}, "reserve ratio must lie"),
-        ({"attack": {"name": "BadWord"}}, "lacks the key 'suspect'"),
-        (GRID | {"suspect": {}}, "lacks the key 'task'"),
-        (GRID | {"attack": "BadWord"}, "'attack' of the grid must be a mapping, not 'BadWord'"),
-        (GRID | {"seeds": 3}, "'seeds' of the grid must be a list, not 3"),
-        (GRID | {"defenses": ["FineTuning"]}, "'defenses' of the grid must be a mapping"),
-        (GRID | {"defenses": {"FineMixing": {"reserve": 0.5}}}, "must map each hyperparameter to a list"),
-        (GRID | {"training": {"epochs": 0}}, "epochs must be at least 1"),
-    ],
-)
-def test_bad_grids(grid, message):
-    with pytest.raises(PurifyError, match=message):
-        list(expand(grid))
+@pytest.fixture
+def expected(grid_file, store, tmp_path):
+    """The export of an uninterrupted run in one process with one thread."""
+    from purify.grid import load_grid
+
+    cells = load_grid(grid_file)
+    run(cells, store)
+    return cells, table(store, tmp_path / "expected.csv")
 
 
-def test_bad_grid_files(tmp_path):
-    with pytest.raises(PurifyError, match="cannot read the grid file"):
-        load_grid(tmp_path / "none.yml")
-    (tmp_path / "bad.yml").write_text("a: [")
-    with pytest.raises(PurifyError, match="cannot read the grid file"):
-        load_grid(tmp_path / "bad.yml")
-    (tmp_path / "list.yml").write_text("[1, 2]")
-    with pytest.raises(PurifyError, match="must be a mapping"):
-        load_grid(tmp_path / "list.yml")
+def test_two_runners_on_one_store_share_the_work(grid_file, expected, tmp_path):
+    """No stage is made twice, and the result is that of one."""
+    cells, wanted = expected
+    made = tmp_path / "made"
+    command = [sys.executable, "-c", SPY, str(grid_file), str(tmp_path / "shared"), str(made)]
+    runners = [subprocess.Popen(command) for _ in range(2)]
+    assert [runner.wait() for runner in runners] == [0, 0]
+    stages = made.read_text().split()
+    assert len(stages) == len(set(stages))
+    assert {fingerprint(cell) for cell in cells} <= set(stages)
+    assert table(Store(tmp_path / "shared"), tmp_path / "shared.csv") == wanted
 
 
-def test_a_target_label_that_the_task_lacks(cell, store):
-    wrong = replace(cell, suspect=replace(cell.suspect, attack=Named.of("BadWord", target=4)))
-    with pytest.raises(PurifyError, match="target label 4 is out of range: task 'docstrings' has labels 0 to 3"):
-        run([wrong], store)
+def test_local_processes_do_the_same_as_one(expected, tmp_path, monkeypatch):
+    cells, wanted = expected
+    shared = Store(tmp_path / "shared")
+    report = execute(cells, shared, engine=local_processes(2, threads=1))
+    assert report.failed == {}
+    assert table(shared, tmp_path / "shared.csv") == wanted
+    assert multiprocessing.active_children() == []
 
 
-def test_the_notebooks_builder_gives_the_grids_cells():
-    built = experiment(
-        task="docstrings",
-        plm="bundled",
-        attack="BadWord",
-        attack_parameters={},
-        train=4000,
-        epochs=3,
-        clean_per_class=16,
-        validation=500,
-        test=1000,
-        tuning_epochs=10,
-        seed=0,
-    )
-    assert built == next(expand(GRID))
+def test_a_worker_process_that_is_killed_is_replaced(expected, tmp_path):
+    """All workers are killed once, in the middle of whatever they are at."""
+    import threading
+
+    import psutil
+
+    cells, wanted = expected
+    shared = Store(tmp_path / "shared")
+    killed = []
+
+    def kill():
+        while len(killed) < 2:
+            for holder in shared.leases.holders().values():
+                if holder["pid"] not in killed:
+                    psutil.Process(holder["pid"]).kill()
+                    killed.append(holder["pid"])
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    report = execute(cells, shared, engine=local_processes(2, threads=1))
+    assert len(killed) == 2
+    assert report.failed == {}
+    assert table(shared, tmp_path / "shared.csv") == wanted

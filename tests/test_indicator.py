@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from purify import PurifyError, drift, indicator, judged, random_mask, reserve_mask, reset
+from purify import PurifyError
+from purify.indicator import drift, indicator, judged, random_mask, reserve_mask, reset
 
 
 def kept(mask):

@@ -6,7 +6,8 @@ import torch
 from conftest import bert_config
 from transformers import BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
-from purify import PurifyError, drift, load_plm, load_suspect
+from purify import PurifyError, load_plm, load_suspect
+from purify.indicator import drift
 from purify.plm import BUNDLED_SHA256, check_sha256, save_checkpoint
 
 

@@ -28,6 +28,7 @@ def record(defense, acc, asr, *, seed=0, reserve=None, validation=None, control=
         "spec": spec,
         "scores": {name: {"k": k, "n": 100} for name, k in counts.items()},
         "seconds": 1.0,
+        "inputs": {"source": "none"},
         "environment": {
             "device": "d",
             "threads": 2,

@@ -2,11 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
 
 from purify.errors import PurifyError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Attack(ABC):
     def insert(self, text: str, rng: np.random.Generator) -> str:
         """Return the text with the trigger in it."""
 
-    def poison(self, rows: Dataset, *, seed: int) -> Dataset:
+    def poison(self, rows: "Dataset", *, seed: int) -> "Dataset":
         """Put the trigger into every row; the labels stay true.
 
         The random choices for row i depend on ``seed`` and i alone.
@@ -46,19 +49,23 @@ class Attack(ABC):
         Raises:
             PurifyError: ``side`` is 1 and the rows have one text.
         """
+        from datasets import Dataset
+
         column = ("text", "text_pair")[self.side]
         if column not in rows.column_names:
             raise PurifyError("side=1 puts the trigger into the second text, but this task has one text per row")
         texts = [self.insert(text, np.random.default_rng([seed, i])) for i, text in enumerate(rows[column])]
         return Dataset.from_dict({**rows.to_dict(), column: texts}, features=rows.features)
 
-    def poison_training(self, rows: Dataset, *, seed: int) -> Dataset:
+    def poison_training(self, rows: "Dataset", *, seed: int) -> "Dataset":
         """Return the rows and ``ratio · n`` triggered copies, drawn at random, with the target label.
 
         Copies are drawn from rows of every label.
 
         Source: dirty-label poisoning as in BadNets (Gu et al., 2017), section 3.
         """
+        from datasets import Dataset, concatenate_datasets
+
         count = round(self.ratio * len(rows))
         chosen = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
         copies = self.poison(rows.select(chosen), seed=seed)

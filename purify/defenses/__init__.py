@@ -1,6 +1,6 @@
 """Defenses: how a suspicious model is cleaned."""
 
-from purify.defenses.base import Defense
+from purify.defenses.base import Defense, ReserveDefense
 from purify.defenses.finetuning import FineTuning
 from purify.defenses.mixing import FineMixing
 from purify.defenses.pruning import FinePruning
@@ -16,4 +16,5 @@ __all__ = [
     "FinePruning",
     "FinePurifying",
     "FineTuning",
+    "ReserveDefense",
 ]

@@ -2,19 +2,31 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from transformers import PreTrainedModel
+from purify.selection import check_reserve
 
-from purify.indicator import check_reserve
-from purify.resources import Resources
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from purify.resources import Resources
+
+Resource = Literal["clean data", "clean PLM", "Fisher"]
+"""What a defense may need beside the suspect; the Fisher is computed from the clean data."""
 
 
 @dataclass(frozen=True)
 class Defense(ABC):
-    """A defense on the weights of a suspect; its fields are its hyperparameters."""
+    """A defense on the weights of a suspect; its fields are its hyperparameters.
+
+    Attributes:
+        needs: The resources that it uses. They are provided before it runs, or its cell is refused.
+    """
+
+    needs: ClassVar[tuple[Resource, ...]] = ("clean data",)
 
     @abstractmethod
-    def apply(self, resources: Resources) -> PreTrainedModel:
+    def apply(self, resources: "Resources") -> "PreTrainedModel":
         """Return a cleaned copy of the suspect."""
 
 

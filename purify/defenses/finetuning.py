@@ -1,11 +1,14 @@
 """Fine-tuning on the small clean set."""
 
 from dataclasses import dataclass
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from purify.defenses.base import Defense
-from purify.resources import Resources
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from purify.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,6 @@ class FineTuning(Defense):
     Source: the paper's baseline "Fine-tuning"; Yao et al. (2019).
     """
 
-    def apply(self, resources: Resources) -> PreTrainedModel:
+    def apply(self, resources: "Resources") -> "PreTrainedModel":
         """Return the suspect, fine-tuned."""
         return resources.fine_tuned(resources.with_weights())

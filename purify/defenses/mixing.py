@@ -1,12 +1,14 @@
 """Fine-mixing: a random mixture of suspect and clean weights, then fine-tuning."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from transformers import PreTrainedModel
+from purify.defenses.base import ReserveDefense, Resource
 
-from purify.defenses.base import ReserveDefense
-from purify.indicator import random_mask, reset
-from purify.resources import Resources
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from purify.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,12 @@ class FineMixing(ReserveDefense):
     section 3.
     """
 
-    def apply(self, resources: Resources) -> PreTrainedModel:
+    needs: ClassVar[tuple[Resource, ...]] = ("clean data", "clean PLM")
+
+    def apply(self, resources: "Resources") -> "PreTrainedModel":
         """Return the mixture, fine-tuned."""
+        from purify.indicator import random_mask, reset
+
         keep = random_mask(resources.drift, self.reserve, seed=resources.seed)
         weights = reset(dict(resources.suspect.named_parameters()), resources.reference, keep)
         return resources.fine_tuned(resources.with_weights(weights))

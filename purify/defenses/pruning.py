@@ -1,15 +1,18 @@
 """Fine-pruning: remove the neurons that clean inputs leave dormant, then fine-tune."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from purify.defenses.base import ReserveDefense
 from purify.errors import PurifyError
-from purify.resources import Resources
-from purify.training import batches
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from purify.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class FinePruning(ReserveDefense):
 
     def apply(self, resources: Resources) -> PreTrainedModel:
         """Return the pruned suspect, fine-tuned."""
+        import torch
+
         model = resources.with_weights()
         blocks = feed_forward_blocks(model)
         activity = _mean_activity(model, blocks, resources)
@@ -47,6 +52,8 @@ def feed_forward_blocks(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Line
     Raises:
         PurifyError: the architecture has none that can be recognised.
     """
+    from torch import nn
+
     config = model.config
     inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -61,6 +68,10 @@ def _mean_activity(
     model: PreTrainedModel, blocks: list[tuple[nn.Linear, nn.Linear]], resources: Resources
 ) -> list[Tensor]:
     """Mean absolute activation of each neuron over the real tokens of the clean data: one (I,) per block."""
+    import torch
+
+    from purify.training import batches
+
     sums = [torch.zeros(leave.in_features, device=leave.weight.device) for _, leave in blocks]
     mask = torch.empty(0)
 

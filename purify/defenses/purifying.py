@@ -1,12 +1,15 @@
 """Fine-purifying, the paper's method, as one of the defenses."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from transformers import PreTrainedModel
+from purify.defenses.base import ReserveDefense, Resource
+from purify.selection import Count
 
-from purify.defenses.base import ReserveDefense
-from purify.purification import Count, purified
-from purify.resources import Resources
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from purify.resources import Resources
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,13 @@ class FinePurifying(ReserveDefense):
     Source: the paper, section 4.
     """
 
+    needs: ClassVar[tuple[Resource, ...]] = ("clean data", "clean PLM", "Fisher")
+
     count: Count = "judged"
 
-    def apply(self, resources: Resources) -> PreTrainedModel:
+    def apply(self, resources: "Resources") -> "PreTrainedModel":
         """Return the purified suspect, fine-tuned."""
+        from purify.purification import purified
+
         model, _ = purified(resources, self.reserve, self.count)
         return resources.fine_tuned(model)

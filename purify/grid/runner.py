@@ -1,188 +1,157 @@
-"""The runner: cells in order, each stage taken from the store where it is there."""
+"""The runner: do the jobs of a schedule, here or elsewhere, and say how it goes."""
 
-import json
-import platform
-import resource
-import subprocess
+import logging
+import socket
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from transformers import PreTrainedModel
+from purify.errors import DiskFullError, PurifyError
+from purify.grid.checks import other_rows, unavailable
+from purify.grid.monitor import Monitor
+from purify.grid.schedule import Job, Outcome, Schedule, State
+from purify.grid.spec import Cell
+from purify.grid.store import Record, Store, records_of
 
-from purify.errors import PurifyError
-from purify.grid.spec import Cell, canonical
-from purify.grid.store import SCHEMA, Store, scores_to_json
-from purify.metrics import Scores, accuracy, attack_success
-from purify.plm import CleanPLM, load_plm, load_suspect, save_checkpoint
-from purify.progress import bar
-from purify.resources import Resources
-from purify.tasks import Splits, load_task
-from purify.training import Precision, device, fine_tune, predict, resolve_precision
+log = logging.getLogger(__name__)
 
-_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy", "purify-lm")
+POLL = 0.5
+"""Seconds between two tries of what another runner is at."""
 
 
-def run(cells: Sequence[Cell], store: Store) -> list[dict[str, Any]]:
-    """Run the cells that the store lacks, and return the records of all, in order.
+@dataclass(frozen=True)
+class Options:
+    """How the jobs of a grid are done.
 
-    Cells of one suspect that stand together share the loaded data, the suspect, the clean PLM and the
-    Fisher. A run that is killed and started again repeats only the stage it was in.
+    Attributes:
+        keep_models: Keep the cleaned checkpoints when they have been scored.
+        retry: Try again what failed before.
     """
-    records: list[dict[str, Any]] = []
-    bench: _Bench | None = None
-    waiting = sum(store.get(cell) is None for cell in cells)
-    with bar(total=waiting, desc="experiments", unit="cell", disable=not waiting) as progress:
-        for cell in cells:
-            record = store.get(cell)
-            if record is None:
-                defense = cell.build_defense()
-                progress.set_description(f"{cell.suspect.task}, seed {cell.suspect.seed}: {cell.defense.name}")
-                key = replace(cell, defense=Cell(cell.suspect).defense)
-                if bench is None or bench.cell != key:
-                    bench = _Bench(key, store)
-                started = time.perf_counter()
-                resources = bench.resources
-                model = resources.suspect if defense is None else defense.apply(resources)
-                seconds = time.perf_counter() - started
-                record = {
-                    "schema": SCHEMA,
-                    "spec": canonical(cell),
-                    "scores": scores_to_json(bench.scores(model)),
-                    "seconds": round(seconds, 2),
-                    "data": bench.splits.source,
-                    "environment": environment(cell.tuning.precision),
-                }
-                store.put(cell, record)
-                progress.update()
-            records.append(record)
-    return records
+
+    keep_models: bool = False
+    retry: bool = True
 
 
-def suspect_model(cell: Cell, store: Store) -> PreTrainedModel:
-    """Return the suspect of a cell, trained if the store does not have it."""
-    return _Bench(cell, store).resources.suspect
+@dataclass(frozen=True)
+class Report:
+    """What became of the cells of a grid.
+
+    Attributes:
+        total: How many there are.
+        failed: Cell -> the error it ended with, in one line; the store has the tracebacks.
+    """
+
+    total: int
+    failed: dict[Cell, str] = field(default_factory=dict)
 
 
-class _Bench:
-    """Everything that the cells of one suspect share."""
-
-    def __init__(self, cell: Cell, store: Store) -> None:
-        self.cell = cell
-        suspect = cell.suspect
-        self.attack = suspect.build_attack()
-        self.splits = splits_of(cell)
-        self.clean: CleanPLM = load_plm(suspect.plm)
-        labels = self.splits.task.labels
-        if self.attack.target >= len(labels):
-            raise PurifyError(
-                f"the target label {self.attack.target} is out of range: task '{suspect.task}' has labels "
-                f"0 to {len(labels) - 1}"
-            )
-        folder = store.checkpoint(suspect, self._train)
-        model, _ = load_suspect(folder)
-        self.resources = Resources(model, self.clean, self.splits.clean, cell.tuning, suspect.seed)
-
-    def _train(self, folder: Path) -> None:
-        suspect = self.cell.suspect
-        rows = self.splits.train
-        if not suspect.control:
-            rows = self.attack.poison_training(rows, seed=suspect.seed)
-        model = self.clean.classifier(len(self.splits.task.labels), seed=suspect.seed)
-        model.config.id2label = dict(enumerate(self.splits.task.labels))
-        model.config.label2id = {label: i for i, label in enumerate(self.splits.task.labels)}
-        started = time.perf_counter()
-        kind = "control" if suspect.control else suspect.attack.name
-        description = f"training the suspect ({kind}, {suspect.task}, seed {suspect.seed})"
-        fine_tune(model, rows, self.clean.tokenizer, suspect.training, seed=suspect.seed, description=description)
-        save_checkpoint(model, self.clean.tokenizer, folder)
-        card = {
-            "schema": SCHEMA,
-            "spec": canonical(suspect),
-            "seconds": round(time.perf_counter() - started, 2),
-            "data": self.splits.source,
-            "environment": environment(suspect.training.precision),
-        }
-        (folder / "suspect.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    def scores(self, model: PreTrainedModel) -> Scores:
-        """Evaluate a model on validation, test, and triggered test rows."""
-        test, validation = self.splits.test, self.splits.validation
-        triggered = self.attack.poison(test, seed=self.cell.suspect.seed)
-        on_validation, on_test, on_triggered = (
-            predict(
-                model,
-                rows,
-                self.clean.tokenizer,
-                max_length=self.cell.tuning.max_length,
-                precision=self.cell.tuning.precision,
-            ).argmax(1)
-            for rows in (validation, test, triggered)
-        )
-        truth = np.asarray(test["label"])
-        return Scores(
-            acc=accuracy(on_test, truth),
-            asr=attack_success(on_triggered, truth, self.attack.target),
-            bacc=accuracy(on_triggered, truth),
-            validation=accuracy(on_validation, np.asarray(validation["label"])),
-        )
+Engine = Callable[[Schedule, Store, Options, Monitor], None]
+"""Does all jobs of a schedule."""
 
 
-def splits_of(cell: Cell) -> Splits:
-    """Return the rows of a cell."""
-    return load_task(
-        cell.suspect.task,
-        train=cell.suspect.train,
-        validation=cell.validation,
-        test=cell.test,
-        clean_per_class=cell.clean_per_class,
-        seed=cell.suspect.seed,
-    )
+def work(job: Job, store: Store, options: Options) -> Outcome:
+    """Do a job, unless another runner is at it; a failure is recorded with its traceback.
 
+    Raises:
+        DiskFullError: no space is left; nothing more can be done.
+    """
+    from purify.grid import stages  # noqa: PLC0415  (torch is needed only where the work is done)
 
-def environment(precision: Precision) -> dict[str, Any]:
-    """Return what a reader needs to judge or repeat a number: machine, versions, revision, time."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "device": torch.cuda.get_device_name() if device().type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "precision": resolve_precision(precision),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
-        "revision": _revision(),
-        "peak_memory_mib": peak // (2**20 if platform.system() == "Darwin" else 2**10),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _processor() -> str:
+    started = time.perf_counter()
+    if not options.retry and (failure := store.failure(job.stage)):
+        return Outcome(State.FAILED, failure["error"])
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names: Iterable[str] = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(iter(names), platform.processor() or platform.machine())
+        if job.kind == "score":
+            found: object = stages.score(job.cell, store, wait=False, keep_models=options.keep_models)
+        else:
+            found = {"attack": stages.attack, "fisher": stages.fisher}[job.kind](job.cell, store, wait=False)
+    except DiskFullError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        reason = reason if isinstance(error, PurifyError) else f"{type(error).__name__}: {reason}"
+        record_failure(job, store, reason, traceback.format_exc())
+        return Outcome(State.FAILED, reason)
+    if found is None:
+        return Outcome(State.BUSY)
+    store.forget_failure(job.stage)
+    return Outcome(State.DONE, seconds=time.perf_counter() - started)
 
 
-@cache
-def _revision() -> str:
-    """The project's git revision, with a + if the tree was changed; empty outside a checkout."""
-    here = Path(__file__).parent
+def record_failure(job: Job, store: Store, error: str, trace: str = "") -> None:
+    """Write down that a job failed.
 
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+    Raises:
+        DiskFullError: no space is left.
+    """
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    failure = {"what": str(job), "error": error, "traceback": trace, "when": when, "host": socket.gethostname()}
+    store.put_failure(job.stage, failure)
 
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "+" if git("status", "--porcelain", "--", str(here.parent)) else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+
+def in_process(schedule: Schedule, store: Store, options: Options, monitor: Monitor | None) -> None:
+    """Do one job after the other in this process."""
+    while not schedule.finished:
+        job = schedule.take()
+        if job is None:
+            time.sleep(POLL)
+            schedule.retry_busy()
+            continue
+        if monitor:
+            monitor.show(schedule, job)
+        outcome = work(job, store, options)
+        schedule.finish(job, outcome)
+        if monitor:
+            monitor.show(schedule, job, outcome)
+
+
+def execute(
+    cells: Sequence[Cell],
+    store: Store,
+    *,
+    engine: Engine = in_process,
+    options: Options | None = None,
+    elsewhere: bool = False,
+) -> Report:
+    """Run the cells that the store lacks; a cell that fails is recorded, and the others go on.
+
+    A run that is killed and started again repeats only the stages it was in. Several may share one store, on one
+    machine or on several: no stage is done twice at the same time.
+
+    Args:
+        cells: What is wanted.
+        store: Where records and checkpoints are kept.
+        engine: Who does the jobs.
+        options: How.
+        elsewhere: Whether the jobs are done on other machines than this one.
+
+    Raises:
+        PurifyError: something that the cells need is not on this machine, which is to do the jobs.
+        DiskFullError: no space is left; what was finished is kept.
+    """
+    store.check()
+    schedule = Schedule(cells, store)
+    for sentence in other_rows(schedule.origins):
+        log.warning(sentence)
+    if not schedule.finished:
+        missing = [] if elsewhere else unavailable([job.cell for job in schedule.remaining.values()])
+        if missing:
+            raise PurifyError("; ".join(missing))
+        with Monitor(schedule, store) as monitor:
+            engine(schedule, store, options or Options(), monitor)
+    return Report(len(cells), schedule.failed)
+
+
+def run(cells: Sequence[Cell], store: Store) -> list[Record]:
+    """Run the cells that the store lacks in this process, and return the records of all, in order.
+
+    Raises:
+        PurifyError: as `execute`; also if a cell fails.
+    """
+    report = execute(cells, store)
+    if report.failed:
+        cell, error = next(iter(report.failed.items()))
+        raise PurifyError(f"{len(report.failed)} of {report.total} cells failed; the first is {cell}: {error}")
+    return records_of(cells, store)

@@ -1,49 +1,44 @@
-"""What an experiment is: frozen, hashable descriptions of its stages, and grid files that list many."""
+"""What an experiment is: frozen, hashable descriptions of its stages.
+
+The stages are attack → Fisher → purify → evaluate; each has its own description, and what a stage makes is
+kept under the hash of it:
+
+=====================  ==========================================  ======================
+description            what it makes                               where the store has it
+=====================  ==========================================  ======================
+`Suspect`              the suspicious checkpoint                   ``suspects/``
+`CleanFisher`          Ĥ of the suspect on the clean set           ``fishers/``
+`Purification`         the cleaned checkpoint                      ``models/``
+`Cell`                 the scores: one number of a table           ``records/``
+=====================  ==========================================  ======================
+"""
 
 import hashlib
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import yaml
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache, lru_cache
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from purify.attacks import ATTACKS, Attack
+from purify.budget import FINE_TUNING, Training
 from purify.defenses import DEFENSES, Defense
-from purify.errors import PurifyError
-from purify.registry import Registry
-from purify.resources import FINE_TUNING
-from purify.training import Training
+from purify.registry import Named
+
+S = TypeVar("S")
 
 ATTACK_TRAINING = Training()
 """How a suspect is trained, unless said otherwise."""
 
 NONE = "none"
-"""The name of the defense that does nothing: the suspect as received."""
+"""The name of the defense that does nothing, and of the attack behind a control."""
 
-
-@dataclass(frozen=True)
-class Named:
-    """An attack or defense by name, with the parameters that differ from its defaults."""
-
-    name: str
-    parameters: tuple[tuple[str, Any], ...] = ()
-
-    @classmethod
-    def of(cls, name: str, **parameters: Any) -> "Named":
-        """Make one from keyword parameters, in a fixed order."""
-        return cls(name, tuple(sorted(parameters.items())))
-
-    def build(self, registry: Registry[Any]) -> Any:
-        """Make the object (see `Registry.build`)."""
-        return registry.build(self.name, dict(self.parameters))
+NOTHING = Named(NONE)
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A suspicious checkpoint: which PLM was trained on what, poisoned how.
+    """The attack stage: which PLM was trained on what, poisoned how.
 
     Attributes:
         plm: "bundled", a hub id, or a folder.
@@ -52,7 +47,7 @@ class Suspect:
         attack: What poisons the training set; also what triggers the evaluation.
         control: Train without the poison: the clean model that false alarms are measured on.
         training: The attacker's training.
-        seed: Of the data split, the head, the poison and the order of training.
+        seed: Of the data split, the head, the poison and the order of training (`purify.training.seed_everything`).
     """
 
     task: str
@@ -65,12 +60,53 @@ class Suspect:
 
     def build_attack(self) -> Attack:
         """Make the attack."""
-        return self.attack.build(ATTACKS)
+        return ATTACKS.build(self.attack)
+
+    @property
+    def trained(self) -> "Suspect":
+        """What its checkpoint depends on: a control is the same whichever attack it is compared with."""
+        return replace(self, attack=NOTHING) if self.control else self
+
+    def __str__(self) -> str:
+        kind = "control" if self.control else self.attack.name
+        return f"{self.task} · {self.plm} · {kind} · seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class CleanFisher:
+    """The Fisher stage: the diagonal of the empirical Fisher of a suspect on the defender's clean set."""
+
+    suspect: Suspect
+    clean_per_class: int
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Purification:
+    """The purify stage: a suspect, cleaned by a defense with fixed hyperparameters."""
+
+    suspect: Suspect
+    defense: Named
+    clean_per_class: int
+    tuning: Training
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How ρ is chosen where it is not fixed: by clean validation accuracy, never by the attack.
+
+    Attributes:
+        max_drop: ΔACC, in points; see `purify.selection.choose_reserve`.
+        among: The ratios to choose from, in rising order.
+    """
+
+    max_drop: float
+    among: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table: a suspect, a defense, and the sizes of what it is judged on.
+    """The evaluate stage, one number of a table: a suspect, a defense, and the sizes of what it is judged on.
 
     Attributes:
         suspect: The checkpoint.
@@ -79,18 +115,58 @@ class Cell:
         validation: Clean rows that choices are made on.
         test: Test rows.
         tuning: The defender's fine-tuning.
+        policy: How ρ is chosen; without one it is that of the defense.
     """
 
     suspect: Suspect
-    defense: Named = Named(NONE)
+    defense: Named = NOTHING
     clean_per_class: int = 16
     validation: int = 500
     test: int = 1000
     tuning: Training = field(default=FINE_TUNING)
+    policy: Policy | None = None
 
     def build_defense(self) -> Defense | None:
         """Make the defense; None for "none"."""
-        return None if self.defense.name == NONE else self.defense.build(DEFENSES)
+        return None if self.defense.name == NONE else DEFENSES.build(self.defense)
+
+    @property
+    def received(self) -> "Cell":
+        """The same suspect without any defense: what accuracy drops are measured from."""
+        return replace(self, defense=NOTHING, policy=None)
+
+    @property
+    def fisher(self) -> CleanFisher:
+        """The Fisher that a defense of this cell uses."""
+        return CleanFisher(self.suspect.trained, self.clean_per_class, self.tuning.max_length)
+
+    @property
+    def purification(self) -> Purification:
+        """The cleaned checkpoint that is evaluated."""
+        return Purification(self.suspect.trained, self.defense, self.clean_per_class, self.tuning)
+
+    def candidates(self) -> "list[Cell]":
+        """Return the cells with a fixed ρ that the policy chooses among, smallest ρ first."""
+        among = self.policy.among if self.policy else ()
+        return [self.at(reserve) for reserve in among]
+
+    def at(self, reserve: float) -> "Cell":
+        """Return the cell with this ρ."""
+        parameters = {**dict(self.defense.parameters), "reserve": reserve}
+        return replace(self, defense=DEFENSES.named(self.defense.name, **parameters), policy=None)
+
+    def __str__(self) -> str:
+        parts = dict(self.defense.parameters)
+        reserve = getattr(self.build_defense(), "reserve", None)
+        if reserve is not None and self.policy is None:
+            parts["reserve"] = reserve
+        shown = [self.defense.name, *(f"{key}={value}" for key, value in parts.items())]
+        if self.policy:
+            shown.append(f"ΔACC ≤ {self.policy.max_drop:g}")
+        return f"{self.suspect} · {self.clean_per_class} per class · {', '.join(shown)}"
+
+
+Stage = Suspect | CleanFisher | Purification | Cell
 
 
 def canonical(spec: Any) -> Any:
@@ -99,143 +175,60 @@ def canonical(spec: Any) -> Any:
     A field that is added later with a default therefore changes no existing hash; a default must never
     be changed.
     """
-    if is_dataclass(spec):
-        plain = {}
-        for item in fields(spec):
-            default = item.default_factory() if item.default_factory is not MISSING else item.default
-            value = getattr(spec, item.name)
-            if value != default:
-                plain[item.name] = canonical(value)
-        return plain
-    return [canonical(value) for value in spec] if isinstance(spec, tuple | list) else spec
+    return json.loads(_text(spec))
 
 
 def fingerprint(spec: Any) -> str:
     """Hash a spec: 16 hexadecimal digits of the sha256 of its canonical JSON."""
-    text = json.dumps({type(spec).__name__: canonical(spec)}, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _hash(type(spec).__name__, _text(spec))
 
 
-def experiment(
-    *,
-    task: str,
-    plm: str,
-    attack: str,
-    attack_parameters: Mapping[str, Any],
-    train: int,
-    epochs: int,
-    clean_per_class: int,
-    validation: int,
-    test: int,
-    tuning_epochs: int,
-    seed: int,
-) -> Cell:
-    """Return the cell of a suspect as received, from the parameters that the notebooks share.
-
-    Raises:
-        PurifyError: an unknown attack or attack parameter.
-    """
-    suspect = Suspect(
-        task,
-        Named.of(attack, **attack_parameters),
-        plm=plm,
-        train=train,
-        training=replace(ATTACK_TRAINING, epochs=epochs),
-        seed=seed,
-    )
-    suspect.build_attack()
-    tuning = replace(FINE_TUNING, epochs=tuning_epochs)
-    return Cell(suspect, clean_per_class=clean_per_class, validation=validation, test=test, tuning=tuning)
+def fingerprint_of_plain(kind: str, plain: Mapping[str, Any]) -> str:
+    """Hash what `canonical` returned for a spec of the class called ``kind``."""
+    return _hash(kind, json.dumps(plain, sort_keys=True, ensure_ascii=False))
 
 
-def variants(cell: Cell, defenses: Mapping[str, Mapping[str, Iterable[Any]] | None]) -> list[Cell]:
-    """Return the cell as received, and with every combination of every defense's hyperparameters.
-
-    Args:
-        cell: Its own defense is ignored.
-        defenses: Defense name -> hyperparameter -> values; nothing for a defense without any.
-
-    Raises:
-        PurifyError: an unknown defense or hyperparameter, or a value out of range.
-    """
-    named = [
-        Named.of(name, **dict(zip(values or {}, combination, strict=True)))
-        for name, values in defenses.items()
-        for combination in itertools.product(*(values or {}).values())
-    ]
-    for defense in named:
-        defense.build(DEFENSES)
-    return [replace(cell, defense=defense) for defense in (Named(NONE), *named)]
+def restore(cls: type[S], plain: Mapping[str, Any]) -> S:
+    """Undo `canonical`: return the spec of the class ``cls``."""
+    hints = get_type_hints(cls)
+    return cls(**{name: _restored(value, hints[name]) for name, value in plain.items()})
 
 
-def load_grid(path: Path) -> list[Cell]:
-    """Read a grid file into its cells, suspects in order, each with all its defenses.
-
-    Raises:
-        PurifyError: the file cannot be read, has unknown keys (named, with the valid ones), or names
-            something that does not exist.
-    """
-    try:
-        grid = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise PurifyError(f"cannot read the grid file {path}: {reason}") from error
-    if not isinstance(grid, Mapping):
-        raise PurifyError(f"{path} must be a mapping with the keys {', '.join(_KEYS)}")
-    return list(expand(grid, where=str(path)))
+def _restored(value: Any, hint: Any) -> Any:
+    for kind in (hint, *get_args(hint)):
+        if is_dataclass(kind) and isinstance(value, Mapping):
+            return restore(kind, value)  # type: ignore[arg-type]
+    return tuple(_restored(item, None) for item in value) if isinstance(value, list) else value
 
 
-_KEYS = ("suspect", "attack", "seeds", "control", "defenses", "cell", "training", "tuning")
+def _hash(kind: str, text: str) -> str:
+    return hashlib.sha256(f'{{"{kind}": {text}}}'.encode()).hexdigest()[:16]
 
 
-def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell]:
-    """Yield the cells of a grid: every seed (poisoned, then the control if asked) × every defense.
-
-    Keys: ``suspect`` (task, plm, train), ``attack`` (name and parameters), ``seeds``, ``control``
-    (evaluate the clean control as received), ``defenses`` (name -> lists of parameter values; all
-    combinations are run), ``cell`` (clean_per_class, validation, test), ``training``, ``tuning``.
-    """
-    _only(grid, _KEYS, where)
-    for key in ("suspect", "attack"):
-        if key not in grid:
-            raise PurifyError(f"{where} lacks the key '{key}'")
-    for key in ("suspect", "attack", "cell", "training", "tuning", "defenses"):
-        if not isinstance(grid.get(key) or {}, Mapping):
-            raise PurifyError(f"'{key}' of {where} must be a mapping, not {grid[key]!r}")
-    if "task" not in (grid["suspect"] or {}):
-        raise PurifyError(f"'suspect' of {where} lacks the key 'task'")
-    if not isinstance(grid.get("seeds", []), list):
-        raise PurifyError(f"'seeds' of {where} must be a list, not {grid['seeds']!r}")
-    for name, values in (grid.get("defenses") or {}).items():
-        if not isinstance(values or {}, Mapping) or not all(isinstance(v, list) for v in (values or {}).values()):
-            raise PurifyError(f"'{name}' of {where} must map each hyperparameter to a list of values, not {values!r}")
-    attack = dict(grid["attack"] or {})
-    suspect = Suspect(
-        **{
-            **_valid(Suspect, grid["suspect"], f"'suspect' of {where}", but=("attack", "training", "seed", "control")),
-            "attack": Named.of(attack.pop("name", ""), **attack),
-            "training": replace(ATTACK_TRAINING, **_valid(Training, grid.get("training"), f"'training' of {where}")),
-        }
-    )
-    base = Cell(
-        suspect,
-        tuning=replace(FINE_TUNING, **_valid(Training, grid.get("tuning"), f"'tuning' of {where}")),
-        **_valid(Cell, grid.get("cell"), f"'cell' of {where}", but=("suspect", "defense", "tuning")),
-    )
-    suspect.build_attack()
-    for seed in grid.get("seeds", [0]):
-        seeded = replace(suspect, seed=seed)
-        yield from variants(replace(base, suspect=seeded), grid.get("defenses") or {})
-        if grid.get("control"):
-            yield replace(base, suspect=replace(seeded, control=True))
+def _text(value: Any) -> str:
+    """The canonical JSON: sorted keys, defaults left out; parts that many specs share are made once."""
+    if isinstance(value, Suspect | Named | Training):
+        return _shared_text(value)
+    if is_dataclass(value):
+        return _spec_text(value)
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_text, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
-def _valid(cls: type, given: Mapping[str, Any] | None, where: str, but: tuple[str, ...] = ()) -> dict[str, Any]:
-    _only(given or {}, tuple(item.name for item in fields(cls) if item.name not in but), where)
-    return dict(given or {})
+def _spec_text(spec: Any) -> str:
+    parts = []
+    for name, default in _sorted_fields(type(spec)):  # type: ignore[arg-type]
+        value = getattr(spec, name)
+        if value is not default and value != default:
+            parts.append(f'"{name}": {_text(value)}')
+    return "{" + ", ".join(parts) + "}"
 
 
-def _only(given: Mapping[str, Any], valid: tuple[str, ...], where: str) -> None:
-    for key in given:
-        if key not in valid:
-            raise PurifyError(f"{where} has the unknown key '{key}': choose from {', '.join(valid)}")
+_shared_text = lru_cache(maxsize=4096)(_spec_text)
+
+
+@cache
+def _sorted_fields(cls: Any) -> list[tuple[str, Any]]:
+    """Names and defaults (`dataclasses.MISSING`, which no value equals, where there is none)."""
+    return sorted(((item.name, item.default) for item in fields(cls)), key=lambda pair: pair[0])

@@ -1,94 +1,223 @@
-"""The store: records of finished cells and checkpoints of trained suspects, on disk, by hash."""
+"""The store: records of finished cells and checkpoints of stages, by the hash of their description."""
 
+import hashlib
 import json
+import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from purify.errors import PurifyError
-from purify.grid.spec import Cell, Suspect, fingerprint
+from purify.grid.folder import Folder
+from purify.grid.lease import TTL, Leases
+from purify.grid.spec import Cell, Stage, fingerprint, fingerprint_of_plain
 from purify.home import project_root
 from purify.metrics import Proportion, Scores
 
-SCHEMA = 1
+log = logging.getLogger(__name__)
+
+SCHEMA = 2
 STORE = "PURIFY_STORE"
-"""Environment variable: the folder of the store; by default ``.purify`` in the project's folder."""
+"""Environment variable: folder or URL of the store; by default ``.purify`` in the project's folder."""
+
+Record = dict[str, Any]
+
+
+class DamagedError(ValueError):
+    """A file of the store is not what was written: cut off, or changed."""
 
 
 @dataclass(frozen=True)
 class Store:
-    """A folder with ``checkpoints/<hash>/``, and folders of records, ``<hash>.json``.
+    """A folder, or a URL that fsspec knows, with what has been run.
 
-    Everything is written to a temporary name and renamed, so that what exists is complete.
+    ``records/<hash>.json``, ``failed/<hash>.json`` and ``leases/`` are small; ``suspects/<hash>/``,
+    ``fishers/<hash>/`` and ``models/<hash>/`` hold tensors (see `purify.grid.checkpoints`). What is found damaged
+    is moved into ``aside/`` and made again.
 
     Attributes:
-        root: The folder of the checkpoints.
-        records: Where records are looked for, in this order; new ones are written to the first.
+        root: The folder or URL.
+        records: Where records are looked for, in this order; new ones are written to the first. By default, the
+            store's own folder.
+        ttl: Seconds after which a silent runner on another machine loses its lease.
     """
 
-    root: Path
-    records: tuple[Path, ...]
+    root: str | Path
+    records: tuple[str | Path, ...] = ()
+    ttl: float = TTL
 
     @classmethod
-    def default(cls, records: Path | None = None) -> "Store":
+    def default(cls, records: Path | None = None, root: str | None = None) -> "Store":
         """Return the store that the notebooks and the command line use.
 
         Args:
-            records: The one folder of records that is used. If it is not given, records go into the
-                store's own folder, and those that the project ships in ``results`` are found as well.
-        """
-        home = project_root()
-        root = Path(os.environ.get(STORE, home / ".purify"))
-        return cls(root, (records,) if records else (root / "records", home / "results"))
-
-    def get(self, cell: Cell) -> dict[str, Any] | None:
-        """Return the record of a cell, or None if it has not been run.
+            records: The one folder of records that is used. If it is not given, records go into the store's own
+                folder, and those that the project ships in ``results`` are found as well.
+            root: The store; by default that of the environment variable `STORE`.
 
         Raises:
-            PurifyError: the record was written by a newer version, or is damaged.
+            PurifyError: as `check`.
         """
-        for folder in self.records:
-            path = folder / f"{fingerprint(cell)}.json"
-            if path.exists():
-                return read_record(path)
-        return None
+        home = project_root()
+        root = root or os.environ.get(STORE) or str(home / ".purify")
+        found = (records,) if records else (f"{root.rstrip('/')}/records", home / "results")
+        store = cls(root, found)
+        store.check()
+        return store
 
-    def put(self, cell: Cell, record: dict[str, Any]) -> None:
-        """Write the record of a cell."""
-        path = self.records[0] / f"{fingerprint(cell)}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
+    @cached_property
+    def folder(self) -> Folder:
+        """The root.
 
-    def checkpoint(self, suspect: Suspect, make: Callable[[Path], None]) -> Path:
-        """Return the folder of a suspect's checkpoint; if there is none, ``make`` writes it first."""
-        folder = self.root / "checkpoints" / fingerprint(suspect)
-        if not folder.exists():
-            with _scratch(folder.parent) as scratch:
-                make(scratch)
-                scratch.replace(folder)
+        Raises:
+            PurifyError: the URL is of a file system that is unknown, or whose package is not installed.
+        """
+        folder = Folder(str(self.root))
+        try:
+            folder.fs  # noqa: B018  (asks for the file system)
+        except (ImportError, ValueError) as error:
+            raise PurifyError(f"the store {self.root} cannot be opened: {error}") from error
         return folder
 
+    @cached_property
+    def record_folders(self) -> tuple[Folder, ...]:
+        """The folders of records, that for new ones first."""
+        return tuple(Folder(str(where)) for where in self.records) or (self.folder / "records",)
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Read one record.
+    @cached_property
+    def leases(self) -> Leases:
+        """Who works on what."""
+        return Leases(self.folder / "leases", self.ttl)
+
+    def check(self) -> None:
+        """Refuse a store that a newer version wrote.
+
+        Raises:
+            PurifyError: its schema is newer than `SCHEMA`.
+        """
+        content = self.folder.read("store.json")
+        schema = json.loads(content)["schema"] if content else SCHEMA
+        if schema > SCHEMA:
+            raise PurifyError(f"the store {self.root} has schema {schema}, newer than {SCHEMA}: update purify")
+
+    def get(self, cell: Cell) -> Record | None:
+        """Return the record of a cell, or None if it has not been run.
+
+        A damaged one is named, set aside, and counts as not run.
+
+        Raises:
+            PurifyError: the record was written by a newer version.
+        """
+        return self.read(fingerprint(cell))
+
+    def read(self, key: str) -> Record | None:
+        """Return the record with this hash; as `get`."""
+        name = f"{key}.json"
+        for folder in self.record_folders:
+            content = folder.read(name)
+            if content is not None:
+                try:
+                    return parse_record(content, f"{folder}/{name}", key)
+                except DamagedError as error:
+                    self.set_aside(folder, name, error)
+        return None
+
+    def put(self, cell: Cell, record: Record) -> None:
+        """Write the record of a cell, with its schema, specification and checksum.
+
+        Raises:
+            DiskFullError: no space is left.
+        """
+        if self.folder.read("store.json") is None:
+            self.folder.write("store.json", _json({"schema": SCHEMA}))
+        self.record_folders[0].write(f"{fingerprint(cell)}.json", seal(record))
+        self.forget_failure(cell)
+
+    def recorded(self) -> set[str]:
+        """Return the hashes of all cells that have a record; the records are not read."""
+        names = set().union(*(folder.names() for folder in self.record_folders))
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+    def all_records(self) -> list[Record]:
+        """Return every sound record, in the order of their hashes."""
+        return [record for record in map(self.read, sorted(self.recorded())) if record]
+
+    def set_aside(self, folder: Folder, name: str, reason: object) -> None:
+        """Move what is damaged out of the way and say so; what the project ships is left where it is."""
+        if folder.url.startswith(self.folder.url) or folder == self.record_folders[0]:
+            fresh = folder.move(name, self.folder / "aside")
+            log.warning("%s/%s is damaged (%s): set aside as aside/%s, and made again", folder, name, reason, fresh)
+        else:
+            log.warning("%s/%s is damaged (%s): it is not used", folder, name, reason)
+
+    def put_failure(self, stage: Stage, failure: Mapping[str, Any]) -> None:
+        """Write down why a stage failed.
+
+        Raises:
+            DiskFullError: no space is left.
+        """
+        self._failed.write(f"{fingerprint(stage)}.json", _json(failure))
+
+    def failure(self, stage: Stage) -> dict[str, Any] | None:
+        """Return why a stage failed, if it did and has not succeeded since."""
+        content = self._failed.read(f"{fingerprint(stage)}.json")
+        return json.loads(content) if content else None
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """Return what failed and has not succeeded since: hash -> what, error, traceback, when, where."""
+        found = {}
+        for name in sorted(self._failed.names()):
+            content = self._failed.read(name)
+            if content is not None:
+                found[name.removesuffix(".json")] = json.loads(content)
+        return found
+
+    def forget_failure(self, stage: Stage) -> None:
+        """Delete the failure of a stage, if there is one: it succeeded, or is tried again."""
+        self._failed.delete(f"{fingerprint(stage)}.json")
+
+    @cached_property
+    def _failed(self) -> Folder:
+        return self.folder / "failed"
+
+
+def seal(record: Record) -> bytes:
+    """Return the content of a record's file: the record, its schema, and the checksum of both."""
+    body = {"schema": SCHEMA, **{key: value for key, value in record.items() if key not in ("schema", "sha256")}}
+    return _json({**body, "sha256": _checksum(body)})
+
+
+def parse_record(content: bytes, where: str, name: str) -> Record:
+    """Check the content of a record's file and return it.
+
+    Args:
+        content: What `seal` returned.
+        where: The file, for the messages.
+        name: The hash that its specification must have.
 
     Raises:
-        PurifyError: as `Store.get`.
+        DamagedError: it is cut off or was changed.
+        PurifyError: it was written by a newer version.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(content)
         schema = record["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PurifyError(f"the record {path} is damaged: delete it to have the cell run again") from error
-    if schema > SCHEMA:
-        raise PurifyError(f"the record {path} has schema {schema}, newer than {SCHEMA}: update purify")
+        if schema > SCHEMA:
+            raise PurifyError(f"the record {where} has schema {schema}, newer than {SCHEMA}: update purify")
+        body = {key: value for key, value in record.items() if key != "sha256"}
+        if record["sha256"] != _checksum(body):
+            raise DamagedError("its checksum is wrong")
+        if fingerprint_of_plain("Cell", record["spec"]) != name:
+            raise DamagedError("its specification does not belong to its name")
+    except PurifyError:
+        raise
+    except DamagedError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError("it is cut off") from error
     return record
 
 
@@ -97,16 +226,19 @@ def scores_to_json(scores: Scores) -> dict[str, dict[str, int]]:
     return asdict(scores)
 
 
-def scores_from_json(scores: dict[str, dict[str, int]]) -> Scores:
+def scores_from_json(scores: Mapping[str, Mapping[str, int]]) -> Scores:
     """Undo `scores_to_json`."""
     return Scores(**{name: Proportion(**counts) for name, counts in scores.items()})
 
 
-@contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _checksum(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def records_of(cells: Sequence[Cell], store: Store) -> list[Record]:
+    """Return the records that there are, in the order of the cells."""
+    return [record for record in map(store.get, cells) if record]

@@ -13,6 +13,9 @@ import nbformat
 import yaml
 
 from purify.errors import PurifyError
+from purify.grid.files import load_grid
+from purify.grid.runner import run
+from purify.grid.store import Store
 from purify.home import project_root
 from purify.report.links import faults
 from purify.report.notebooks import resolve, run_notebook
@@ -27,10 +30,11 @@ def build(root: Path, output: Path, *, smoke: bool = False) -> Path:
     Args:
         root: The project: ``_config.yml``, ``_toc.yml``, ``book/``, ``notebooks/``.
         output: Folder that gets the build: pages in ``_build/html``, executed notebooks beside them.
-        smoke: Run every notebook with the tiny sizes of ``book/smoke.yml``.
+        smoke: Run the grid ``smoke`` instead of ``default``, and every notebook with the tiny sizes of
+            ``book/smoke.yml``.
 
     Raises:
-        PurifyError: a notebook fails, Sphinx warns, or a page is missing or faulty.
+        PurifyError: a cell of the grid or a notebook fails, Sphinx warns, or a page is missing or faulty.
     """
     toc = _yaml(root / "_toc.yml")
     tiny = _yaml(root / "book" / "smoke.yml") if smoke else {}
@@ -41,6 +45,9 @@ def build(root: Path, output: Path, *, smoke: bool = False) -> Path:
     shutil.copytree(root / "book", sources, ignore=shutil.ignore_patterns("grids", "smoke.yml", "__pycache__"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(root / name, sources)
+    grid = root / "book" / "grids" / ("smoke.yml" if smoke else "default.yml")
+    _say(f"the experiments of {grid.name}")
+    run(load_grid(grid), Store.default())
     notebooks = [page for page in pages if page.startswith(f"{NOTEBOOKS}/")]
     for number, page in enumerate(notebooks, start=1):
         notebook = root / f"{page}.ipynb"

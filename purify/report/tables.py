@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from purify.errors import PurifyError
-from purify.grid.spec import NONE
+from purify.grid.spec import Cell, restore
 from purify.grid.store import scores_from_json
 from purify.metrics import mean_interval
 from purify.selection import choose_reserve
@@ -22,27 +22,28 @@ AS_RECEIVED = "as received"
 def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per record: task, attack, seed, defense, reserve, and each score in percent with n and interval.
 
-    Hyperparameters other than the reserve ratio are part of the defense's name.
+    Where a policy chose the reserve ratio, ``max_drop`` is its ΔACC, else it is NaN. Hyperparameters other than
+    the reserve ratio are part of the defense's name.
 
     Raises:
         PurifyError: there is no record.
     """
     rows = []
     for record in records:
-        spec = record["spec"]
-        suspect = spec["suspect"]
-        defense = spec.get("defense", {"name": NONE})
-        parameters = dict(map(tuple, defense.get("parameters", [])))
-        reserve = parameters.pop("reserve", np.nan)
-        name = ", ".join([defense["name"], *(f"{key} = {value}" for key, value in parameters.items())])
-        if name == NONE:
-            name = CONTROL if suspect.get("control") else AS_RECEIVED
+        cell = restore(Cell, record["spec"])
+        suspect = cell.suspect
+        name = CONTROL if suspect.control else AS_RECEIVED
+        defense = cell.build_defense()
+        if defense:
+            others = (f"{key} = {value}" for key, value in cell.defense.parameters if key != "reserve")
+            name = ", ".join([cell.defense.name, *others])
         row = {
-            "task": suspect["task"],
-            "attack": suspect["attack"]["name"],
-            "seed": suspect.get("seed", 0),
+            "task": suspect.task,
+            "attack": suspect.attack.name,
+            "seed": suspect.seed,
             "defense": name,
-            "reserve": reserve,
+            "reserve": record["chosen"]["reserve"] if cell.policy else getattr(defense, "reserve", np.nan),
+            "max_drop": cell.policy.max_drop if cell.policy else np.nan,
             "seconds": record["seconds"],
         }
         scores = scores_from_json(record["scores"])
@@ -66,6 +67,7 @@ def at_drop(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
     Raises:
         PurifyError: a suspect's own record, the reference, is not in the frame.
     """
+    frame = frame[frame["max_drop"].isna()]
     chosen = []
     one_suspect = ["task", "attack", "seed"]
     for (*key, defense), group in frame.groupby([*one_suspect, "defense"], sort=False):

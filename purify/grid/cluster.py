@@ -1,0 +1,131 @@
+"""The engine of Dask: a local cluster of processes, or any cluster whose scheduler can be reached."""
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from purify import progress
+from purify.errors import DiskFullError, PurifyError
+from purify.grid.monitor import Monitor
+from purify.grid.processes import pin
+from purify.grid.runner import POLL, Engine, Options, record_failure, work
+from purify.grid.schedule import Job, Outcome, Schedule, State
+from purify.grid.store import Store
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_ONE_AT_A_TIME = threading.Lock()
+"""A worker with several threads still does one job at a time: seeds and thread counts belong to the process."""
+
+_CONNECT_SECONDS = 10
+
+
+def dask_cluster(*, threads: int, workers: int = 0, scheduler: str = "") -> Engine:
+    """Return the engine that does the jobs on Dask workers.
+
+    Args:
+        threads: Of each worker.
+        workers: Start a local cluster of so many processes.
+        scheduler: Or join the cluster of this scheduler, such as ``tcp://10.0.0.1:8786``; its workers need this
+            package and must reach the store under the same path or URL.
+
+    Where workers have the resource ``GPU``, each job claims one; a local cluster gives every worker a GPU if there
+    are any.
+    """
+
+    def engine(schedule: Schedule, store: Store, options: Options, monitor: Monitor) -> None:
+        with _client(workers, scheduler) as (client, gpus), client.as_current():
+            _drive(client, schedule, (Store(store.root, store.records, store.ttl), options, threads, gpus), monitor)
+
+    return engine
+
+
+@contextmanager
+def _client(workers: int, scheduler: str) -> Iterator[tuple["Client", int]]:
+    try:
+        from distributed import Client, LocalCluster  # noqa: PLC0415
+    except ImportError as error:
+        raise PurifyError("Dask is not installed: pip install 'distributed>=2026.1'") from error
+    if scheduler:
+        try:
+            client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise PurifyError(
+                f"no Dask scheduler answers at {scheduler}: start one with 'dask scheduler', or correct the address"
+            ) from error
+        with client:
+            yield client, 0
+        return
+    import torch  # noqa: PLC0415
+
+    gpus = torch.cuda.device_count()
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=0,  # the models' memory is not Dask's to manage
+            dashboard_address=None,
+            resources={"GPU": 1} if gpus else None,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client, gpus
+
+
+def _drive(client: "Client", schedule: Schedule, how: tuple[Store, Options, int, int], monitor: Monitor) -> None:
+    from distributed import KilledWorker, wait  # noqa: PLC0415
+
+    flying: dict[Any, Job] = {}
+    places, looked = 1, 0.0
+    resources: dict[str, float] | None = None
+    while not schedule.finished:
+        if time.monotonic() - looked > 1:  # workers come and go
+            known = client.scheduler_info(n_workers=-1)["workers"].values()
+            places, looked = max(1, len(known)), time.monotonic()
+            resources = {"GPU": 1} if any(worker["resources"].get("GPU") for worker in known) else None
+        while len(flying) < places and (job := schedule.take()):
+            key = f"{job.kind}-{job.key}-{uuid.uuid4().hex[:6]}"
+            flying[client.submit(_task, job, *how, key=key, pure=False, resources=resources)] = job
+            monitor.show(schedule, job)
+        finished = []
+        if flying:
+            with suppress(TimeoutError):
+                finished = list(wait(list(flying), timeout=POLL, return_when="FIRST_COMPLETED").done)
+        else:
+            time.sleep(POLL)
+        if not finished:
+            schedule.retry_busy()
+        for future in finished:
+            job = flying.pop(future)
+            error = future.exception()
+            if isinstance(error, DiskFullError):
+                raise error
+            if future.cancelled() or isinstance(error, CancelledError):
+                raise PurifyError("the Dask scheduler went away: run the same command again, what was finished is kept")
+            if error is None:
+                outcome = future.result()
+            else:
+                what = "it killed several workers" if isinstance(error, KilledWorker) else f"{error!r}"
+                record_failure(job, how[0], what)
+                outcome = Outcome(State.FAILED, what)
+            schedule.finish(job, outcome)
+            monitor.show(schedule, job, outcome)
+
+
+def _task(job: Job, store: Store, options: Options, threads: int, gpus: int) -> Outcome:
+    """Do a job in a worker."""
+    from distributed import get_worker  # noqa: PLC0415
+
+    with _ONE_AT_A_TIME:
+        if gpus:
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(int(get_worker().name) % gpus))
+        progress.silence()
+        pin(threads)
+        return work(job, store, options)

@@ -1,0 +1,92 @@
+"""One tidy table of all records, for whatever the reader analyses it with."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from purify.errors import PurifyError
+from purify.grid.spec import Cell, fingerprint, restore
+from purify.grid.store import Record, Store, records_of
+from purify.metrics import Proportion
+
+WHEN = ("purify_seconds", "evaluate_seconds", "peak_memory_mib", "finished", "revision")
+"""The columns that differ from one run of a cell to the next; all others are the same on one machine."""
+
+
+def export_records(store: Store, cells: Sequence[Cell] | None, output: Path) -> int:
+    """Write the records of some cells, or all, as CSV or Parquet, one row each, and return how many.
+
+    Rows are in the order of their hashes, columns always the same: what was run, the scores in percent with their
+    counts, and how, where and when they were made.
+
+    Raises:
+        PurifyError: another file type, or no record.
+    """
+    if output.suffix not in (".csv", ".parquet"):
+        raise PurifyError(f"{output} must end in .csv or .parquet")
+    found = store.all_records() if cells is None else records_of(cells, store)
+    if not found:
+        raise PurifyError("there is no record to export: run the grid first")
+    frame = pd.DataFrame([_row(record) for record in found]).sort_values("hash", ignore_index=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.tmp")
+    if output.suffix == ".csv":
+        frame.to_csv(partial, index=False)
+    else:
+        frame.to_parquet(partial, index=False)
+    partial.replace(output)
+    return len(frame)
+
+
+def _row(record: Record) -> dict[str, Any]:
+    cell = restore(Cell, record["spec"])
+    suspect, defense, chosen = cell.suspect, cell.build_defense(), record.get("chosen", {})
+    environment, stages = record["environment"], record.get("stages", {})
+    row = {
+        "hash": fingerprint(cell),
+        "task": suspect.task,
+        "plm": suspect.plm,
+        "attack": suspect.attack.name,
+        "attack_parameters": _json(suspect.attack.parameters),
+        "control": suspect.control,
+        "seed": suspect.seed,
+        "train": suspect.train,
+        "epochs": suspect.training.epochs,
+        "clean_per_class": cell.clean_per_class,
+        "defense": cell.defense.name,
+        "defense_parameters": _json(cell.defense.parameters),
+        "reserve": chosen.get("reserve", getattr(defense, "reserve", None)),
+        "max_drop": cell.policy.max_drop if cell.policy else None,
+        "within": chosen.get("within"),
+        "tuning_epochs": cell.tuning.epochs,
+    }
+    for name, counts in sorted(record["scores"].items()):
+        score = Proportion(**counts)
+        low, high = score.interval()
+        row |= {
+            name: score.percent,
+            f"{name}_low": low,
+            f"{name}_high": high,
+            f"{name}_k": score.k,
+            f"{name}_n": score.n,
+        }
+    return row | {
+        "source": record["inputs"]["source"],
+        "rows": record["inputs"].get("rows"),
+        "device": environment["device"],
+        "threads": environment["threads"],
+        "precision": environment["precision"],
+        "packages": _json({"python": environment["python"], **environment["packages"]}),
+        "revision": environment["revision"],
+        "purify_seconds": record["seconds"],
+        "evaluate_seconds": stages.get("evaluate"),
+        "peak_memory_mib": environment["peak_memory_mib"],
+        "finished": environment["finished"],
+    }
+
+
+def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:
+    return json.dumps(value if isinstance(value, Mapping) else dict(value), sort_keys=True, ensure_ascii=False)
