@@ -95,14 +95,56 @@ def run(
 
     Killed and started again, it goes on where it was. Started several times on one store, the runners share the work.
     """
+    engine = _engine(processes, workers, scheduler, threads)
+    _run(file, only, _store(store, records), engine, keep_models=keep_models, elsewhere=bool(scheduler))
+
+
+@app.command()
+def slurm(
+    file: File,
+    store: Where = None,
+    records: Records = None,
+    only: Only = None,
+    jobs: Annotated[int, typer.Option(help="At most so many jobs at a time; each is one worker.")] = 4,
+    cores: Annotated[int, typer.Option(help="Processors per job.")] = 4,
+    memory: Annotated[str, typer.Option(help="Memory per job.")] = "16GB",
+    walltime: Annotated[str, typer.Option(help="Time limit of a job, HH:MM:SS.")] = "08:00:00",
+    gpus: Annotated[int, typer.Option(help="GPUs per job: 0 or 1.")] = 0,
+    partition: Annotated[str, typer.Option(help="Slurm's partition.")] = "",
+    account: Annotated[str, typer.Option(help="Slurm's account.")] = "",
+    interface: Annotated[str, typer.Option(help="Network interface between the nodes, such as ib0.")] = "",
+    option: Annotated[list[str] | None, typer.Option(help="Another #SBATCH option; repeatable.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Only print the job script.")] = False,
+) -> None:
+    """Run a grid with workers that are Slurm jobs; call it on a login node, and leave it running (tmux, nohup)."""
+    from purify.grid.cluster import dask_cluster
+    from purify.grid.slurm import Jobs, slurm_cluster
+
+    wanted = Jobs(jobs, cores, memory, walltime, gpus, partition, account, interface, tuple(option or ()))
+    with slurm_cluster(wanted) as cluster:
+        if show:
+            _say(cluster.job_script())
+            return
+        engine = dask_cluster(threads=cores, scheduler=cluster.scheduler_address)
+        _run(file, only, _store(store, records), engine, elsewhere=True)
+
+
+def _run(
+    file: Path,
+    only: list[str] | None,
+    store: "Store",
+    engine: "Engine",
+    *,
+    keep_models: bool = False,
+    elsewhere: bool = False,
+) -> None:
     from purify.grid.runner import Options, execute
     from purify.grid.store import records_of
     from purify.report.tables import as_frame
 
-    cells, place = _cells(file, only), _store(store, records)
-    engine = _engine(processes, workers, scheduler, threads)
-    report = execute(cells, place, engine=engine, options=Options(keep_models), elsewhere=bool(scheduler))
-    found = records_of(cells, place)
+    cells = _cells(file, only)
+    report = execute(cells, store, engine=engine, options=Options(keep_models), elsewhere=elsewhere)
+    found = records_of(cells, store)
     if found:
         _say(as_frame(found).round(1).to_string(index=False))
     for cell, error in report.failed.items():
@@ -110,7 +152,9 @@ def run(
             f"[bold red]failed:[/] {escape(f'{cell}: {error}')}", highlight=False, soft_wrap=True
         )
     if report.failed:
-        _say(f"{len(report.failed)} of {report.total} cells failed; 'purify grid status {file}' has the tracebacks")
+        _say(
+            f"{len(report.failed)} of {report.total} cells failed; 'purify grid status {file} --tracebacks' tells more"
+        )
         sys.exit(1)
 
 

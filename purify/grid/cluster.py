@@ -1,5 +1,7 @@
 """The engine of Dask: a local cluster of processes, or any cluster whose scheduler can be reached."""
 
+import asyncio
+import logging
 import os
 import threading
 import time
@@ -41,9 +43,16 @@ def dask_cluster(*, threads: int, workers: int = 0, scheduler: str = "") -> Engi
 
     def engine(schedule: Schedule, store: Store, options: Options, monitor: Monitor) -> None:
         with _client(workers, scheduler) as (client, gpus), client.as_current():
-            _drive(client, schedule, (Store(store.root, store.records, store.ttl), options, threads, gpus), monitor)
+            how = (Store(store.root, store.records, store.ttl), options, threads, gpus)
+            with _telling_lost_schedulers():
+                _drive(client, schedule, how, monitor)
 
     return engine
+
+
+def quiet() -> None:
+    """Let Dask speak of errors only: the monitor tells how a run goes."""
+    logging.getLogger("distributed").setLevel(logging.ERROR)
 
 
 @contextmanager
@@ -52,6 +61,7 @@ def _client(workers: int, scheduler: str) -> Iterator[tuple["Client", int]]:
         from distributed import Client, LocalCluster  # noqa: PLC0415
     except ImportError as error:
         raise PurifyError("Dask is not installed: pip install 'distributed>=2026.1'") from error
+    quiet()
     if scheduler:
         try:
             client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
@@ -77,6 +87,18 @@ def _client(workers: int, scheduler: str) -> Iterator[tuple["Client", int]]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client, gpus
+
+
+@contextmanager
+def _telling_lost_schedulers() -> Iterator[None]:
+    from distributed.comm import CommClosedError  # noqa: PLC0415
+
+    try:
+        yield
+    except (CancelledError, asyncio.CancelledError, CommClosedError) as error:
+        raise PurifyError(
+            "the Dask scheduler went away: run the same command again, what was finished is kept"
+        ) from error
 
 
 def _drive(client: "Client", schedule: Schedule, how: tuple[Store, Options, int, int], monitor: Monitor) -> None:
@@ -107,8 +129,8 @@ def _drive(client: "Client", schedule: Schedule, how: tuple[Store, Options, int,
             error = future.exception()
             if isinstance(error, DiskFullError):
                 raise error
-            if future.cancelled() or isinstance(error, CancelledError):
-                raise PurifyError("the Dask scheduler went away: run the same command again, what was finished is kept")
+            if isinstance(error, CancelledError | asyncio.CancelledError):
+                raise error
             if error is None:
                 outcome = future.result()
             else:
