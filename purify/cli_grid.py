@@ -105,7 +105,7 @@ def slurm(
     store: Where = None,
     records: Records = None,
     only: Only = None,
-    jobs: Annotated[int, typer.Option(help="At most so many jobs at a time; each is one worker.")] = 4,
+    jobs: Annotated[int, typer.Option(help="So many jobs at a time; each is one worker.")] = 4,
     cores: Annotated[int, typer.Option(help="Processors per job.")] = 4,
     memory: Annotated[str, typer.Option(help="Memory per job.")] = "16GB",
     walltime: Annotated[str, typer.Option(help="Time limit of a job, HH:MM:SS.")] = "08:00:00",
@@ -148,13 +148,9 @@ def _run(
     if found:
         _say(as_frame(found).round(1).to_string(index=False))
     for cell, error in report.failed.items():
-        Console(stderr=True).print(
-            f"[bold red]failed:[/] {escape(f'{cell}: {error}')}", highlight=False, soft_wrap=True
-        )
+        _say(f"failed: {cell}: {error}")
     if report.failed:
-        _say(
-            f"{len(report.failed)} of {report.total} cells failed; 'purify grid status {file} --tracebacks' tells more"
-        )
+        _say(f"{len(report.failed)} of {report.total} cells failed; 'purify grid status --tracebacks' tells more")
         sys.exit(1)
 
 

@@ -83,7 +83,7 @@ def slurm_cluster(jobs: Jobs) -> Iterator["SLURMCluster"]:
             worker_extra_args=[*(["--resources", "GPU=1"] if jobs.gpus else []), "--memory-limit", "0"],
             scheduler_options={"dashboard": False},
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         raise PurifyError(f"the Slurm workers cannot be set up: {error}") from error
     with cluster:
         cluster.adapt(minimum_jobs=jobs.count, maximum_jobs=jobs.count)  # a job that ends early is replaced
