@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
@@ -67,3 +68,33 @@ def rows() -> Dataset:
     """Twelve labelled texts of different lengths, three per class."""
     texts = [" ".join(WORDS[(i * 5 + j) % len(WORDS)] for j in range(3 + i)) for i in range(12)]
     return Dataset.from_dict({"text": texts, "label": [i % 4 for i in range(12)]})
+
+
+@pytest.fixture(scope="session")
+def wanted(tmp_path_factory) -> str:
+    """The export of the grid ``smoke``, run without any disturbance in one process with one thread."""
+    from smoke_runs import end, grid_run, table
+
+    folder = tmp_path_factory.mktemp("alone")
+    code, said = end(grid_run(folder / "store"))
+    assert code == 0, said
+    return table(folder / "store", folder / "export.csv")
+
+
+@pytest.fixture
+def grid_file(plm_folder, tmp_path) -> Path:
+    """A small grid on the tiny model: two suspects and their controls."""
+    grid = {
+        "suspect": {"task": "docstrings", "plm": str(plm_folder), "train": 16},
+        "attack": {"name": "BadWord"},
+        "seeds": [0, 1],
+        "control": True,
+        "cell": {"clean_per_class": 1, "validation": 8, "test": 12},
+        "training": {"epochs": 1, "max_length": 24, "precision": "fp32"},
+        "tuning": {"epochs": 1, "max_length": 24, "precision": "fp32"},
+        "defenses": {"FineTuning": None, "FineMixing": {"reserve": [0.5]}, "FinePurifying": {"reserve": [0.3, 0.8]}},
+        "thresholds": [5],
+    }
+    path = tmp_path / "grid.yml"
+    path.write_text(yaml.safe_dump(grid), encoding="utf-8")
+    return path

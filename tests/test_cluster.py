@@ -9,40 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
+from smoke_runs import end, grid_run, table
 
 from purify import PurifyError
-from purify.grid import Store, load_grid
-from purify.report.export import WHEN, export_records
+from purify.grid import Store
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
-SMOKE = ROOT / "book" / "grids" / "smoke.yml"
-PURIFY = [sys.executable, "-c", "from purify.cli import main; main()"]
-
-
-def grid_run(store, *options, file=SMOKE, **popen):
-    command = [*PURIFY, "grid", "run", str(file), "--store", str(store), "--threads", "1", *options]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **popen)
-
-
-def end(run):
-    """Wait for a run; return its exit code and what it said."""
-    said = run.communicate()[1]
-    return run.returncode, said
-
-
-def table(store, path):
-    export_records(Store(store), load_grid(SMOKE), path)
-    return pd.read_csv(path).drop(columns=list(WHEN)).to_csv()
-
-
-@pytest.fixture(scope="module")
-def wanted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone")
-    assert end(grid_run(folder / "store"))[0] == 0
-    return table(folder / "store", folder / "export.csv")
 
 
 def test_a_local_cluster_survives_the_death_of_a_worker_in_the_middle_of_a_cell(wanted, tmp_path):

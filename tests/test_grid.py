@@ -6,12 +6,10 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from purify import PurifyError
 from purify.defenses import DEFENSES
@@ -26,7 +24,7 @@ from purify.grid.schedule import Job, Outcome, Schedule, State
 from purify.grid.spec import canonical, fingerprint
 from purify.grid.store import scores_from_json
 from purify.grid.upkeep import verify
-from purify.report.export import WHEN, export_records
+from purify.report.export import MEASURED, export_records
 from purify.training import Training
 
 QUICK = Training(epochs=1, batch_size=8, max_length=24, precision="fp32")
@@ -48,7 +46,7 @@ def store(tmp_path) -> Store:
 def table(store, path, cells=None):
     """The export without what differs from run to run."""
     export_records(store, cells, path)
-    return pd.read_csv(path).drop(columns=list(WHEN)).to_csv()
+    return pd.read_csv(path).drop(columns=list(MEASURED)).to_csv()
 
 
 def test_a_grid_is_run_once_and_read_afterwards(cell, store, monkeypatch):
@@ -318,24 +316,6 @@ def spy(stage, store, find, make, wait):
 stages._once = spy
 sys.exit(len(execute(load_grid(Path(sys.argv[1])), Store(sys.argv[2])).failed))
 """
-
-
-@pytest.fixture
-def grid_file(plm_folder, tmp_path) -> Path:
-    grid = {
-        "suspect": {"task": "docstrings", "plm": str(plm_folder), "train": 16},
-        "attack": {"name": "BadWord"},
-        "seeds": [0, 1],
-        "control": True,
-        "cell": {"clean_per_class": 1, "validation": 8, "test": 12},
-        "training": {"epochs": 1, "max_length": 24, "precision": "fp32"},
-        "tuning": {"epochs": 1, "max_length": 24, "precision": "fp32"},
-        "defenses": DEFENSES_TRIED,
-        "thresholds": [5],
-    }
-    path = tmp_path / "grid.yml"
-    path.write_text(yaml.safe_dump(grid), encoding="utf-8")
-    return path
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -5,6 +6,7 @@ import pytest
 import yaml
 
 from purify import PurifyError
+from purify.grid import experiment, load_grid, variants
 from purify.report.book import run_if_changed
 from purify.report.notebooks import defaults, parse_assignments, resolve, run_notebook
 
@@ -120,6 +122,22 @@ def test_the_chapters_share_their_defaults():
         shared = first.keys() & own.keys()
         assert len(shared) >= len(first) - 1
         assert {name: own[name] for name in shared} == {name: first[name] for name in shared}
+
+
+@pytest.mark.parametrize("grid", ["default", "smoke"])
+def test_the_grids_hold_every_cell_of_the_chapters(grid):
+    """So that the chapters of `make book` read all of their numbers and run nothing themselves."""
+    parameters = defaults(ROOT / "notebooks" / "04-results.ipynb")
+    if grid == "smoke":
+        parameters |= yaml.safe_load((ROOT / "book" / "smoke.yml").read_text(encoding="utf-8"))["04-results"]
+    attack = {name: parameters[name] for name in ("trigger", "target", "ratio")}
+    sizes = ("task", "plm", "attack", "train", "epochs", "clean_per_class", "validation", "test", "tuning_epochs")
+    base = experiment(attack_parameters=attack, seed=0, **{name: parameters[name] for name in sizes})
+    ratios = {"FinePruning": "pruning", "FineMixing": "mixing", "FinePurifying": "purifying"}
+    defenses = {"FineTuning": None} | {name: {"reserve": parameters[key]} for name, key in ratios.items()}
+    control = replace(base, suspect=replace(base.suspect, control=True))
+    assert parameters["seeds"] == [0]
+    assert {*variants(base, defenses), control} <= set(load_grid(ROOT / "book" / "grids" / f"{grid}.yml"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -13,8 +13,8 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from purify.grid.checkpoints import CARD, KINDS, is_made
-from purify.grid.schedule import Job, needs_fisher
-from purify.grid.spec import NONE, Cell, CleanFisher, Suspect, fingerprint, restore
+from purify.grid.schedule import Job, jobs_for
+from purify.grid.spec import NONE, Cell, Stage, Suspect, fingerprint, restore
 from purify.grid.store import Store
 from purify.home import BUNDLED, location
 from purify.tasks import TASKS
@@ -73,21 +73,19 @@ def plan(cells: Sequence[Cell], store: Store, *, keep_models: bool = False) -> P
     """
     recorded = store.recorded()
     state = {cell: fingerprint(cell) in recorded for cell in cells}
-    suspects: dict[Suspect, Cell] = {}
-    fishers: dict[CleanFisher, Cell] = {}
+    before: dict[Stage, Job] = {}
     work: dict[tuple[str, str], float] = defaultdict(float)
     disk = 0
     for cell, done in state.items():
         if not done:
-            suspects.setdefault(cell.suspect.trained, cell)
-            if needs_fisher(cell.defense):
-                fishers.setdefault(cell.fisher, cell)
+            for job in jobs_for(cell):
+                if job.kind != "score":
+                    before.setdefault(job.stage, job)
             work[cell.suspect.plm, cell.suspect.task] += units(Job("score", cell))
             disk += _RECORD_BYTES
             if keep_models and cell.defense.name != NONE and not cell.policy:
                 disk += model_bytes(cell.suspect.plm)
-    left = [Job("attack", cell) for suspect, cell in suspects.items() if not is_made(suspect, store)]
-    left += [Job("fisher", cell) for fisher, cell in fishers.items() if not is_made(fisher, store)]
+    left = [job for stage, job in before.items() if not is_made(stage, store)]
     for job in left:
         work[job.cell.suspect.plm, job.cell.suspect.task] += units(job)
         disk += model_bytes(job.cell.suspect.plm)

@@ -77,9 +77,13 @@ def needs_fisher(defense: Named) -> bool:
 
 
 def jobs_for(cell: Cell) -> Iterator[Job]:
-    """Yield the stages that a cell needs, in their order, itself last."""
-    yield Job("attack", cell)
-    if needs_fisher(cell.defense):
+    """Yield the stages that a cell needs, in their order, itself last.
+
+    Where ρ is chosen, they are those of the candidates.
+    """
+    if not cell.policy:
+        yield Job("attack", cell)
+    if not cell.policy and needs_fisher(cell.defense):
         yield Job("fisher", cell)
     yield Job("score", cell)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from purify.grid.checkpoints import KINDS, check_files, read_card
 from purify.grid.folder import Folder
-from purify.grid.schedule import needs_fisher
-from purify.grid.spec import NONE, Cell, Stage, fingerprint, fingerprint_of_plain
+from purify.grid.schedule import jobs_for
+from purify.grid.spec import NONE, Cell, fingerprint, fingerprint_of_plain
 from purify.grid.store import DamagedError, Store, parse_record
 
 _OLD = 3600
@@ -121,15 +121,10 @@ def _unfinished(folder: Path | None) -> list[str]:
 
 
 def _stages(cells: Sequence[Cell], models_of: set[str] | None = None) -> set[str]:
-    """The hashes of the stages before the cells; of cleaned checkpoints, those of cells not yet in ``models_of``."""
-    stages: set[Stage] = set()
-    for cell in cells:
-        stages.add(cell.suspect.trained)
-        if needs_fisher(cell.defense):
-            stages.add(cell.fisher)
-        if cell.defense.name != NONE and not cell.policy and fingerprint(cell) not in (models_of or ()):
-            stages.add(cell.purification)
-    return set(map(fingerprint, stages))
+    """The hashes of the stages of the cells; of cleaned checkpoints, those of cells not yet in ``models_of``."""
+    stages = {job.key for cell in cells for job in jobs_for(cell)}
+    defended = (cell for cell in cells if cell.defense.name != NONE and not cell.policy)
+    return stages | {fingerprint(c.purification) for c in defended if fingerprint(c) not in (models_of or ())}
 
 
 def _size(folder: Folder, name: str) -> int:

@@ -42,7 +42,8 @@ def build(root: Path, output: Path, *, smoke: bool = False) -> Path:
     executed = output / "_build" / ("executed-smoke" if smoke else "executed")
     sources = output / "_build" / "src"
     shutil.rmtree(sources, ignore_errors=True)
-    shutil.copytree(root / "book", sources, ignore=shutil.ignore_patterns("grids", "smoke.yml", "__pycache__"))
+    shutil.copytree(root / "book", sources, ignore=shutil.ignore_patterns("smoke.yml", "__pycache__"))
+    shutil.copytree(root / "results" / "benchmarks", sources / "benchmarks")
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(root / name, sources)
     grid = root / "book" / "grids" / ("smoke.yml" if smoke else "default.yml")

@@ -12,7 +12,7 @@ from purify.grid.spec import Cell, fingerprint, restore
 from purify.grid.store import Record, Store, records_of
 from purify.metrics import Proportion
 
-WHEN = ("purify_seconds", "evaluate_seconds", "peak_memory_mib", "finished", "revision")
+MEASURED = ("purify_seconds", "evaluate_seconds", "peak_memory_mib", "finished")
 """The columns that differ from one run of a cell to the next; all others are the same on one machine."""
 
 
