@@ -120,13 +120,16 @@ def slurm(
     from purify.grid.cluster import dask_cluster
     from purify.grid.slurm import Jobs, slurm_cluster
 
-    wanted = Jobs(jobs, cores, memory, walltime, gpus, partition, account, interface, tuple(option or ()))
+    place = _store(store, records)
+    logs = str((place.folder.local or Path()) / "slurm")
+    wanted = Jobs(jobs, cores, memory, walltime, gpus, partition, account, interface, tuple(option or ()), logs)
     with slurm_cluster(wanted) as cluster:
         if show:
             _say(cluster.job_script())
             return
         engine = dask_cluster(threads=cores, scheduler=cluster.scheduler_address)
-        _run(file, only, _store(store, records), engine, elsewhere=True)
+        _say(f"the jobs print to {logs}")
+        _run(file, only, place, engine, elsewhere=True)
 
 
 def _run(

@@ -109,14 +109,19 @@ def test_planning_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_slurm_script_says_what_was_asked_for(monkeypatch):
+def test_the_slurm_script_says_what_was_asked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("PURIFY_DATA_DIR", "/a b")
     arguments = ["grid", "slurm", "book/grids/smoke.yml", "--show", "--gpus", "1", "--cores", "3", "--partition", "p"]
-    script = CliRunner().invoke(app, [*arguments, "--option=--constraint=x", "--interface", "lo"]).output
+    script = (
+        CliRunner()
+        .invoke(app, [*arguments, "--option=--constraint=x", "--interface", "lo", "--store", str(tmp_path)])
+        .output
+    )
     assert "#SBATCH -p p\n" in script
     assert "#SBATCH --cpus-per-task=3\n" in script
     assert "#SBATCH --gres=gpu:1\n" in script
     assert "#SBATCH --constraint=x\n" in script
     assert "export PURIFY_DATA_DIR='/a b'\n" in script
     assert "--resources GPU=1" in script
+    assert f"#SBATCH -o {tmp_path}/slurm/" in script
     assert f"{sys.executable} -m distributed.cli.dask_worker tcp://127.0.0.1:" in script

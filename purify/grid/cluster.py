@@ -22,6 +22,8 @@ from purify.grid.store import Store
 if TYPE_CHECKING:
     from distributed import Client
 
+log = logging.getLogger(__name__)
+
 _ONE_AT_A_TIME = threading.Lock()
 """A worker with several threads still does one job at a time: seeds and thread counts belong to the process."""
 
@@ -105,12 +107,15 @@ def _drive(client: "Client", schedule: Schedule, how: tuple[Store, Options, int,
     from distributed import KilledWorker, wait  # noqa: PLC0415
 
     flying: dict[Any, Job] = {}
-    places, looked = 1, 0.0
+    places, looked, told = 0, 0.0, False
     resources: dict[str, float] | None = None
     while not schedule.finished:
         if time.monotonic() - looked > 1:  # workers come and go
             known = client.scheduler_info(n_workers=-1)["workers"].values()
-            places, looked = max(1, len(known)), time.monotonic()
+            places, looked = len(known), time.monotonic()
+            if not places and not told:
+                told = True
+                log.warning("waiting for a Dask worker: what is to be run begins as soon as there is one")
             resources = {"GPU": 1} if any(worker["resources"].get("GPU") for worker in known) else None
         while len(flying) < places and (job := schedule.take()):
             key = f"{job.kind}-{job.key}-{uuid.uuid4().hex[:6]}"

@@ -33,6 +33,8 @@ class Jobs:
         account: Whom it is charged to; the user's default if empty.
         interface: Network interface that the nodes reach each other by; the first one if empty.
         options: More ``#SBATCH`` options, such as "--constraint=a100".
+        logs: Folder for what the jobs print, on the shared file system; Slurm notes there that a job was cancelled,
+            since that is how workers end when all is done.
     """
 
     count: int = 4
@@ -44,6 +46,7 @@ class Jobs:
     account: str = ""
     interface: str = ""
     options: tuple[str, ...] = ()
+    logs: str = ""
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -78,6 +81,7 @@ def slurm_cluster(jobs: Jobs) -> Iterator["SLURMCluster"]:
             account=jobs.account or None,
             interface=jobs.interface or None,
             python=sys.executable,
+            log_directory=jobs.logs or None,
             job_extra_directives=[*(["--gres=gpu:1"] if jobs.gpus else []), *jobs.options],
             job_script_prologue=[f"export {name}={os.environ[name]!r}" for name in _PASSED_ON if name in os.environ],
             worker_extra_args=[*(["--resources", "GPU=1"] if jobs.gpus else []), "--memory-limit", "0"],
