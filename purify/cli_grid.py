@@ -12,7 +12,7 @@ from rich.markup import escape
 from purify.errors import PurifyError
 
 if TYPE_CHECKING:
-    from purify.grid.runner import Engine
+    from purify.grid.runner import Engine, Options
     from purify.grid.spec import Cell
     from purify.grid.store import Store
 
@@ -26,12 +26,16 @@ Where = Annotated[
 Records = Annotated[
     Path | None, typer.Option(help="Folder of records, instead of the store's own and the shipped ones.")
 ]
+Log = Annotated[
+    Path | None, typer.Option("--log", help="File that progress is appended to (default: grid.log in a local store).")
+]
 Only = Annotated[
     list[str] | None,
     typer.Option(metavar="FIELD=VALUE", help="Only cells with this task, plm, attack, seed or defense; repeatable."),
 ]
 
 _SHOWN = 200
+_COLUMNS = ["task", "attack", "seed", "defense", "reserve", "max_drop", "acc", "asr", "bacc", "validation", "seconds"]
 
 
 def _say(text: str) -> None:
@@ -90,13 +94,16 @@ def run(
     scheduler: Annotated[str, typer.Option(help="Join the Dask cluster of this scheduler: tcp://host:8786.")] = "",
     threads: Annotated[int, typer.Option(min=0, help="Threads per worker (default: processors / workers).")] = 0,
     keep_models: Annotated[bool, typer.Option(help="Keep the cleaned checkpoints when they have been scored.")] = False,
+    log: Log = None,
 ) -> None:
     """Run the cells that the store lacks, and print the scores of all; status 1 if a cell failed.
 
     Killed and started again, it goes on where it was. Started several times on one store, the runners share the work.
     """
+    from purify.grid.runner import Options
+
     engine = _engine(processes, workers, scheduler, threads)
-    _run(file, only, _store(store, records), engine, keep_models=keep_models, elsewhere=bool(scheduler))
+    _run(file, only, _store(store, records), engine, Options(keep_models, log=log), elsewhere=bool(scheduler))
 
 
 @app.command()
@@ -114,10 +121,12 @@ def slurm(
     account: Annotated[str, typer.Option(help="Slurm's account.")] = "",
     interface: Annotated[str, typer.Option(help="Network interface between the nodes, such as ib0.")] = "",
     option: Annotated[list[str] | None, typer.Option(help="Another #SBATCH option; repeatable.")] = None,
+    log: Log = None,
     show: Annotated[bool, typer.Option("--show", help="Only print the job script.")] = False,
 ) -> None:
     """Run a grid with workers that are Slurm jobs; call it on a login node, and leave it running (tmux, nohup)."""
     from purify.grid.cluster import dask_cluster
+    from purify.grid.runner import Options
     from purify.grid.slurm import Jobs, slurm_cluster
 
     place = _store(store, records)
@@ -129,27 +138,23 @@ def slurm(
             return
         engine = dask_cluster(threads=cores, scheduler=cluster.scheduler_address)
         _say(f"the jobs print to {logs}")
-        _run(file, only, place, engine, elsewhere=True)
+        _run(file, only, place, engine, Options(log=log), elsewhere=True)
 
 
 def _run(
-    file: Path,
-    only: list[str] | None,
-    store: "Store",
-    engine: "Engine",
-    *,
-    keep_models: bool = False,
-    elsewhere: bool = False,
+    file: Path, only: list[str] | None, store: "Store", engine: "Engine", options: "Options", *, elsewhere: bool
 ) -> None:
-    from purify.grid.runner import Options, execute
+    from purify.grid.runner import execute
     from purify.grid.store import records_of
     from purify.report.tables import as_frame
 
     cells = _cells(file, only)
-    report = execute(cells, store, engine=engine, options=Options(keep_models), elsewhere=elsewhere)
+    report = execute(cells, store, engine=engine, options=options, elsewhere=elsewhere)
     found = records_of(cells, store)
     if found:
-        _say(as_frame(found).round(1).to_string(index=False))
+        _say(as_frame(found[:_SHOWN])[_COLUMNS].round(1).to_string(index=False))
+    if len(found) > _SHOWN:
+        _say(f"… and {len(found) - _SHOWN} more: 'purify grid export' writes all")
     for cell, error in report.failed.items():
         _say(f"failed: {cell}: {error}")
     if report.failed:

@@ -63,6 +63,9 @@ def test_a_damaged_record_is_named_set_aside_and_counts_as_not_run(store, caplog
     assert reason in fault
     assert store.get(CELL) is None
     assert f"{name} is damaged" in caplog.text
+    assert not (store.folder / "aside").names()  # that is for those who hold the lease
+    assert store.get(CELL, repair=True) is None
+    assert f"{name} cannot be used" in caplog.text
     (aside,) = (store.folder / "aside").names()
     assert aside.startswith(name)
     store.put(CELL, record())
@@ -92,7 +95,7 @@ def test_shipped_records_are_read_and_never_written_or_moved(tmp_path):
     ours = Store(tmp_path / "ours", (tmp_path / "ours" / "records", folder.url))
     assert ours.get(CELL) == shipped.get(CELL)
     folder.write(f"{fingerprint(CELL)}.json", b"{")
-    assert ours.get(CELL) is None
+    assert ours.get(CELL, repair=True) is None
     assert folder.names() == {f"{fingerprint(CELL)}.json"}
     ours.put(CELL, record(k=2))
     assert ours.get(CELL)["scores"]["acc"]["k"] == 2
@@ -126,7 +129,9 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_made_again(store, caplog, f
         folder.delete(file)
     else:
         folder.write(file, content)
-    assert find(CELL.suspect, store, INPUTS) is None
+    assert find(CELL.suspect, store, INPUTS) is None  # as for one who looks while it is being written
+    assert not (store.folder / "aside").names()
+    assert find(CELL.suspect, store, INPUTS, repair=True) is None
     assert reason in caplog.text
     assert len((store.folder / "aside").names()) == 1
     write(CELL.suspect, store, make)
@@ -135,7 +140,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_made_again(store, caplog, f
 
 def test_a_checkpoint_made_from_other_rows_or_another_plm_is_not_used(store, caplog):
     write(CELL.suspect, store, make)
-    assert find(CELL.suspect, store, INPUTS | {"plm": "q"}) is None
+    assert find(CELL.suspect, store, INPUTS | {"plm": "q"}, repair=True) is None
     assert "made from other plm than at hand" in caplog.text
 
 

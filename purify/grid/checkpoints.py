@@ -31,16 +31,18 @@ def is_made(stage: Stage, store: Store) -> bool:
     return folder.read(f"{name}/{CARD}") is not None
 
 
-def find(stage: Stage, store: Store, inputs: Mapping[str, str]) -> Path | None:
+def find(stage: Stage, store: Store, inputs: Mapping[str, str], *, repair: bool = False) -> Path | None:
     """Return the local folder of a stage's checkpoint, or None if there is none to be used.
 
-    Its files are checked; if the store is not local, they are fetched. A damaged checkpoint, or one that was
-    made from other rows or another clean model, is named and set aside.
+    Its files are checked; if the store is not local, they are fetched. One that is damaged or not finished, or was
+    made from other rows or another clean model, is not used.
 
     Args:
         stage: What is looked for.
         store: Where.
         inputs: Digests of the rows and of the clean model at hand.
+        repair: Name what cannot be used and set it aside; for those who hold its lease and will make it again.
+          Others may be looking at what is just being written.
 
     Raises:
         DiskFullError: no space is left for fetching it.
@@ -58,7 +60,8 @@ def find(stage: Stage, store: Store, inputs: Mapping[str, str]) -> Path | None:
         check_files(card, here)
         return here.local
     except DamagedError as error:
-        store.set_aside(folder, name, error)
+        if repair:
+            store.set_aside(folder, name, error)
         return None
 
 

@@ -113,11 +113,12 @@ def _drive(client: "Client", schedule: Schedule, how: tuple[Store, Options, int,
         if time.monotonic() - looked > 1:  # workers come and go
             known = client.scheduler_info(n_workers=-1)["workers"].values()
             places, looked = len(known), time.monotonic()
+            monitor.workers = places  # each has another job in its queue, so that it need not wait for this process
             if not places and not told:
                 told = True
                 log.warning("waiting for a Dask worker: what is to be run begins as soon as there is one")
             resources = {"GPU": 1} if any(worker["resources"].get("GPU") for worker in known) else None
-        while len(flying) < places and (job := schedule.take()):
+        while len(flying) < 2 * places and (job := schedule.take()):
             key = f"{job.kind}-{job.key}-{uuid.uuid4().hex[:6]}"
             flying[client.submit(_task, job, *how, key=key, pure=False, resources=resources)] = job
             monitor.show(schedule, job)

@@ -23,11 +23,16 @@ class Monitor:
     Args:
         schedule: What is run.
         store: If it is local, the log is ``grid.log`` in it.
+        log: Another file for the log.
+
+    Attributes:
+        workers: How many jobs can run at a time, if fewer than are handed out.
     """
 
-    def __init__(self, schedule: Schedule, store: Store) -> None:
+    def __init__(self, schedule: Schedule, store: Store, log: Path | None = None) -> None:
         self._bar = bar(total=schedule.total, initial=schedule.done, desc="grid", unit="cell", bar_format=_FORMAT)
-        self._log: Path | None = store.folder.local / LOG if store.folder.local else None
+        self._log = log or (store.folder.local / LOG if store.folder.local else None)
+        self.workers: int | None = None
         self._started = time.monotonic()
         self._left = self._all = sum(map(units, schedule.remaining.values()))
         self._write(schedule, f"begin: {len(schedule.remaining)} stages to run")
@@ -47,11 +52,16 @@ class Monitor:
         if outcome:
             self._left -= units(job)
         self._bar.set_postfix_str(
-            f"{len(schedule.running)} running, {len(schedule.failed)} failed, ETA {self._eta()}", refresh=False
+            f"{self._running(schedule)} running, {len(schedule.failed)} failed, ETA {self._eta()}", refresh=False
         )
         self._bar.update(schedule.done - self._bar.n)
         what = "run" if outcome is None else outcome.state.value
         self._write(schedule, f"{what}: {job}" + (f": {outcome.error}" if outcome and outcome.error else ""))
+
+    def _running(self, schedule: Schedule) -> int:
+        """At most one job per worker; the others that were handed out wait in its queue."""
+        handed_out = len(schedule.running)
+        return handed_out if self.workers is None else min(handed_out, self.workers)
 
     def _eta(self) -> str:
         """The time left, if what is left goes as fast as what has been done."""
@@ -65,7 +75,7 @@ class Monitor:
         if self._log:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             state = (
-                f"{schedule.done} done, {len(schedule.running)} running, {len(schedule.failed)} failed "
+                f"{schedule.done} done, {self._running(schedule)} running, {len(schedule.failed)} failed "
                 f"of {schedule.total}, ETA {self._eta()}"
             )
             self._log.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from purify.errors import DiskFullError, PurifyError
 from purify.grid.checks import other_rows, unavailable
@@ -28,10 +29,12 @@ class Options:
     Attributes:
         keep_models: Keep the cleaned checkpoints when they have been scored.
         retry: Try again what failed before.
+        log: File that progress is appended to; by default ``grid.log`` in the store, if that is local.
     """
 
     keep_models: bool = False
     retry: bool = True
+    log: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def execute(
         PurifyError: something that the cells need is not on this machine, which is to do the jobs.
         DiskFullError: no space is left; what was finished is kept.
     """
+    options = options or Options()
     store.check()
     schedule = Schedule(cells, store)
     for sentence in other_rows(schedule.origins):
@@ -139,8 +143,8 @@ def execute(
         missing = [] if elsewhere else unavailable([job.cell for job in schedule.remaining.values()])
         if missing:
             raise PurifyError("; ".join(missing))
-        with Monitor(schedule, store) as monitor:
-            engine(schedule, store, options or Options(), monitor)
+        with Monitor(schedule, store, options.log) as monitor:
+            engine(schedule, store, options, monitor)
     return Report(len(cells), schedule.failed)
 
 

@@ -77,7 +77,7 @@ def score(cell: Cell, store: Store, *, wait: bool = True, keep_models: bool = Fa
         if not keep_models and cell.build_defense() and not cell.policy:
             checkpoints.drop(cell.purification, store)
 
-    return _once(cell, store, lambda: store.get(cell), make, wait)
+    return _once(cell, store, lambda repair: store.get(cell, repair=repair), make, wait)
 
 
 def suspect_model(cell: Cell, store: Store) -> PreTrainedModel:
@@ -85,9 +85,11 @@ def suspect_model(cell: Cell, store: Store) -> PreTrainedModel:
     return _bench(cell.received, store).resources.suspect
 
 
-def _once(stage: Stage, store: Store, find: Callable[[], T | None], make: Callable[[], None], wait: bool) -> T | None:
+def _once(
+    stage: Stage, store: Store, find: Callable[[bool], T | None], make: Callable[[], None], wait: bool
+) -> T | None:
     """Find what a stage makes, or make it while holding its lease."""
-    while (found := find()) is None:
+    while (found := find(False)) is None:
         lease = store.leases.acquire(fingerprint(stage))
         if lease is None:
             if not wait:
@@ -95,10 +97,10 @@ def _once(stage: Stage, store: Store, find: Callable[[], T | None], make: Callab
             time.sleep(POLL)
             continue
         with lease:
-            found = find()  # the former holder may just have finished
+            found = find(True)  # the former holder may just have finished
             if found is None:
                 make()
-                found = find()
+                found = find(True)
         if found is None:
             raise OSError(f"what was just written to {store.root} for {stage} cannot be read back")
     return found
@@ -187,7 +189,7 @@ class _Bench:
         return _once(
             stage,
             self.store,
-            lambda: checkpoints.find(stage, self.store, self.inputs),
+            lambda repair: checkpoints.find(stage, self.store, self.inputs, repair=repair),
             lambda: checkpoints.write(stage, self.store, write),
             wait,
         )

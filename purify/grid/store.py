@@ -103,17 +103,21 @@ class Store:
         if schema > SCHEMA:
             raise PurifyError(f"the store {self.root} has schema {schema}, newer than {SCHEMA}: update purify")
 
-    def get(self, cell: Cell) -> Record | None:
+    def get(self, cell: Cell, *, repair: bool = False) -> Record | None:
         """Return the record of a cell, or None if it has not been run.
 
-        A damaged one is named, set aside, and counts as not run.
+        A damaged one is named and counts as not run.
+
+        Args:
+            cell: Whose record.
+            repair: Set a damaged record aside; for those who hold its lease and will write it again.
 
         Raises:
             PurifyError: the record was written by a newer version.
         """
-        return self.read(fingerprint(cell))
+        return self.read(fingerprint(cell), repair=repair)
 
-    def read(self, key: str) -> Record | None:
+    def read(self, key: str, *, repair: bool = False) -> Record | None:
         """Return the record with this hash; as `get`."""
         name = f"{key}.json"
         for folder in self.record_folders:
@@ -122,7 +126,10 @@ class Store:
                 try:
                     return parse_record(content, f"{folder}/{name}", key)
                 except DamagedError as error:
-                    self.set_aside(folder, name, error)
+                    if repair and self._is_ours(folder):
+                        self.set_aside(folder, name, error)
+                    else:
+                        log.warning("%s/%s is damaged (%s): it is not used", folder, name, error)
         return None
 
     def put(self, cell: Cell, record: Record) -> None:
@@ -146,12 +153,13 @@ class Store:
         return [record for record in map(self.read, sorted(self.recorded())) if record]
 
     def set_aside(self, folder: Folder, name: str, reason: object) -> None:
-        """Move what is damaged out of the way and say so; what the project ships is left where it is."""
-        if folder.url.startswith(self.folder.url) or folder == self.record_folders[0]:
-            fresh = folder.move(name, self.folder / "aside")
-            log.warning("%s/%s is damaged (%s): set aside as aside/%s, and made again", folder, name, reason, fresh)
-        else:
-            log.warning("%s/%s is damaged (%s): it is not used", folder, name, reason)
+        """Move what is damaged out of the way, and say so."""
+        fresh = folder.move(name, self.folder / "aside")
+        log.warning("%s/%s cannot be used (%s): set aside as aside/%s, and made again", folder, name, reason, fresh)
+
+    def _is_ours(self, folder: Folder) -> bool:
+        """What the project ships is read only."""
+        return folder == self.record_folders[0]
 
     def put_failure(self, stage: Stage, failure: Mapping[str, Any]) -> None:
         """Write down why a stage failed.
