@@ -91,7 +91,7 @@ def defended(suspect: Suspect, count: int, **sizes: int) -> list[Cell]:
 def workers(folder: Path, repetitions: int) -> dict[str, float]:
     """Seconds per cell of the bundled model, by engine."""
     suspect = Suspect("docstrings", ATTACKS.named("BadWord"), train=200, training=Training(epochs=1))
-    cells = prepared(defended(suspect, 28, clean_per_class=2, validation=16, test=16), folder)
+    cells = prepared(defended(suspect, 20, clean_per_class=2, validation=16, test=16), folder)
     engines: dict[str, tuple[Engine, int]] = {
         "1 worker, 1 thread": (in_process, 1),
         "1 worker, 2 threads": (in_process, 2),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from purify.errors import PurifyError
-from purify.grid.cluster import quiet
+from purify.grid.cluster import KEEP_MEMORY, quiet
 from purify.grid.store import STORE
 from purify.tasks import DATA_DIR
 
@@ -71,6 +71,7 @@ def slurm_cluster(jobs: Jobs) -> Iterator["SLURMCluster"]:
     except ImportError as error:
         raise PurifyError("dask-jobqueue is not installed: pip install 'dask-jobqueue>=0.9'") from error
     quiet()
+    environ = {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | KEEP_MEMORY
     try:
         cluster = SLURMCluster(
             cores=jobs.cores,
@@ -83,7 +84,7 @@ def slurm_cluster(jobs: Jobs) -> Iterator["SLURMCluster"]:
             python=sys.executable,
             log_directory=jobs.logs or None,
             job_extra_directives=[*(["--gres=gpu:1"] if jobs.gpus else []), *jobs.options],
-            job_script_prologue=[f"export {name}={os.environ[name]!r}" for name in _PASSED_ON if name in os.environ],
+            job_script_prologue=[f"export {name}={value!r}" for name, value in environ.items()],
             worker_extra_args=[*(["--resources", "GPU=1"] if jobs.gpus else []), "--memory-limit", "0"],
             scheduler_options={"dashboard": False},
         )
