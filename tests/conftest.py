@@ -14,6 +14,7 @@ import yaml
 from datasets import Dataset
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
+from purify.grid import Store
 from purify.home import BUNDLED, location
 from purify.plm import CleanPLM, load_plm
 
@@ -73,12 +74,12 @@ def rows() -> Dataset:
 @pytest.fixture(scope="session")
 def wanted(tmp_path_factory) -> str:
     """The export of the grid ``smoke``, run without any disturbance in one process with one thread."""
-    from smoke_runs import end, grid_run, table
+    from runs import end, grid_run, table
 
     folder = tmp_path_factory.mktemp("alone")
     code, said = end(grid_run(folder / "store"))
     assert code == 0, said
-    return table(folder / "store", folder / "export.csv")
+    return table(Store(folder / "store"), folder / "export.csv")
 
 
 @pytest.fixture
@@ -98,3 +99,12 @@ def grid_file(plm_folder, tmp_path) -> Path:
     path = tmp_path / "grid.yml"
     path.write_text(yaml.safe_dump(grid), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    """An empty store, and nothing of another one in memory."""
+    from purify.grid import stages
+
+    stages._bench.cache_clear()
+    return Store(tmp_path / "store")

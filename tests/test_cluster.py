@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from smoke_runs import end, grid_run, table
+from runs import end, grid_run, table
 
 from purify import PurifyError
 from purify.grid import Store
@@ -34,7 +34,7 @@ def test_a_local_cluster_survives_the_death_of_a_worker_in_the_middle_of_a_cell(
     assert killed
     code, said = end(run)
     assert code == 0, said
-    assert table(store.root, tmp_path / "export.csv") == wanted
+    assert table(store, tmp_path / "export.csv") == wanted
 
 
 def test_a_cluster_that_is_joined_does_the_same(wanted, tmp_path):
@@ -48,7 +48,7 @@ def test_a_cluster_that_is_joined_does_the_same(wanted, tmp_path):
     worker = subprocess.Popen([*dask, "worker", address, "--nthreads", "2", "--resources", "GPU=1"], **quiet)
     try:
         assert end(grid_run(tmp_path / "store", "--scheduler", address))[0] == 0
-        assert table(tmp_path / "store", tmp_path / "export.csv") == wanted
+        assert table(Store(tmp_path / "store"), tmp_path / "export.csv") == wanted
         # The scheduler dies in the middle of another run: one sentence, and what was finished is kept.
         run = grid_run(tmp_path / "other", "--scheduler", address)
         while not (Store(tmp_path / "other").folder / "suspects").names():
@@ -62,7 +62,7 @@ def test_a_cluster_that_is_joined_does_the_same(wanted, tmp_path):
             process.kill()
             process.wait()
     assert end(grid_run(tmp_path / "other"))[0] == 0
-    assert table(tmp_path / "other", tmp_path / "other.csv") == wanted
+    assert table(Store(tmp_path / "other"), tmp_path / "other.csv") == wanted
 
 
 def test_a_dead_scheduler_address_is_told_in_one_sentence(tmp_path):

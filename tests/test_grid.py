@@ -1,15 +1,12 @@
 """The runner, on a tiny model and the embedded corpus."""
 
 import logging
-import multiprocessing
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
+from runs import table
 
 from purify import PurifyError
 from purify.defenses import DEFENSES
@@ -18,13 +15,12 @@ from purify.grid import checks as checks_module
 from purify.grid import stages as stages_module
 from purify.grid.checkpoints import is_made
 from purify.grid.plan import plan, units
-from purify.grid.processes import local_processes
 from purify.grid.runner import Options
 from purify.grid.schedule import Job, Outcome, Schedule, State
 from purify.grid.spec import canonical, fingerprint
 from purify.grid.store import scores_from_json
 from purify.grid.upkeep import verify
-from purify.report.export import MEASURED, export_records
+from purify.report.export import export_records
 from purify.training import Training
 
 QUICK = Training(epochs=1, batch_size=8, max_length=24, precision="fp32")
@@ -35,18 +31,6 @@ DEFENSES_TRIED = {"FineTuning": None, "FineMixing": {"reserve": [0.5]}, "FinePur
 def cell(plm_folder) -> Cell:
     suspect = Suspect("docstrings", Named("BadWord"), plm=str(plm_folder), train=16, training=QUICK)
     return Cell(suspect, clean_per_class=1, validation=8, test=12, tuning=QUICK)
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    stages_module._bench.cache_clear()
-    return Store(tmp_path / "store")
-
-
-def table(store, path, cells=None):
-    """The export without what differs from run to run."""
-    export_records(store, cells, path)
-    return pd.read_csv(path).drop(columns=list(MEASURED)).to_csv()
 
 
 def test_a_grid_is_run_once_and_read_afterwards(cell, store, monkeypatch):
@@ -298,79 +282,3 @@ def test_an_export_is_one_tidy_table(cell, store, tmp_path):
     assert (csv["acc"] == 100 * csv["acc_k"] / csv["acc_n"]).all()
     with pytest.raises(PurifyError, match=r"must end in \.csv or \.parquet"):
         export_records(store, None, tmp_path / "x.txt")
-
-
-SPY = """
-import sys, torch
-from pathlib import Path
-from purify.grid import Store, execute, load_grid, stages
-from purify.grid.spec import fingerprint
-torch.set_num_threads(1)
-original = stages._once
-def spy(stage, store, find, make, wait):
-    def made():
-        with open(sys.argv[3], "a") as file:
-            file.write(fingerprint(stage) + "\\n")
-        make()
-    return original(stage, store, find, made, wait)
-stages._once = spy
-sys.exit(len(execute(load_grid(Path(sys.argv[1])), Store(sys.argv[2])).failed))
-"""
-
-
-@pytest.fixture
-def expected(grid_file, store, tmp_path):
-    """The export of an uninterrupted run in one process with one thread."""
-    from purify.grid import load_grid
-
-    cells = load_grid(grid_file)
-    run(cells, store)
-    return cells, table(store, tmp_path / "expected.csv")
-
-
-def test_two_runners_on_one_store_share_the_work(grid_file, expected, tmp_path):
-    """No stage is made twice, and the result is that of one."""
-    cells, wanted = expected
-    made = tmp_path / "made"
-    command = [sys.executable, "-c", SPY, str(grid_file), str(tmp_path / "shared"), str(made)]
-    runners = [subprocess.Popen(command) for _ in range(2)]
-    assert [runner.wait() for runner in runners] == [0, 0]
-    stages = made.read_text().split()
-    assert len(stages) == len(set(stages))
-    assert {fingerprint(cell) for cell in cells} <= set(stages)
-    assert table(Store(tmp_path / "shared"), tmp_path / "shared.csv") == wanted
-
-
-def test_local_processes_do_the_same_as_one(expected, tmp_path, monkeypatch):
-    cells, wanted = expected
-    shared = Store(tmp_path / "shared")
-    report = execute(cells, shared, engine=local_processes(2, threads=1))
-    assert report.failed == {}
-    assert table(shared, tmp_path / "shared.csv") == wanted
-    assert multiprocessing.active_children() == []
-
-
-def test_a_worker_process_that_is_killed_is_replaced(expected, tmp_path):
-    """All workers are killed once, in the middle of whatever they are at."""
-    import threading
-
-    import psutil
-
-    cells, wanted = expected
-    shared = Store(tmp_path / "shared")
-    killed = []
-
-    def kill():
-        while len(killed) < 2:
-            for holder in shared.leases.holders().values():
-                if holder["pid"] not in killed:
-                    psutil.Process(holder["pid"]).kill()
-                    killed.append(holder["pid"])
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    report = execute(cells, shared, engine=local_processes(2, threads=1))
-    assert len(killed) == 2
-    assert report.failed == {}
-    assert table(shared, tmp_path / "shared.csv") == wanted

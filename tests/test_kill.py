@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from smoke_runs import SMOKE, end, grid_run, table
+from runs import SMOKE, end, grid_run, table
 
 from purify.grid import Store, load_grid
 from purify.grid.upkeep import verify
@@ -40,7 +40,7 @@ def test_twenty_kills_change_nothing(wanted, tmp_path):
         assert damaged == []
         if run.returncode == 0:
             assert len(before) == cells
-            assert table(store.root, tmp_path / "export.csv") == wanted
+            assert table(store, tmp_path / "export.csv") == wanted
             finished += 1
             shutil.rmtree(store.root)
             before = set()
@@ -53,4 +53,4 @@ def test_two_runners_at_once_change_nothing(wanted, tmp_path):
         code, said = end(run)
         assert code == 0, said
     assert len(Store(tmp_path / "store").recorded()) == len(load_grid(SMOKE))
-    assert table(tmp_path / "store", tmp_path / "export.csv") == wanted
+    assert table(Store(tmp_path / "store"), tmp_path / "export.csv") == wanted
