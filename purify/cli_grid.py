@@ -103,7 +103,8 @@ def run(
     from purify.grid.runner import Options
 
     engine = _engine(processes, workers, scheduler, threads)
-    _run(file, only, _store(store, records), engine, Options(keep_models, log=log), elsewhere=bool(scheduler))
+    cells, place = _cells(file, only), _store(store, records)
+    _run(cells, place, engine, Options(keep_models, log=log), elsewhere=bool(scheduler))
 
 
 @app.command()
@@ -127,9 +128,9 @@ def slurm(
     """Run a grid with workers that are Slurm jobs; call it on a login node, and leave it running (tmux, nohup)."""
     from purify.grid.cluster import dask_cluster
     from purify.grid.runner import Options
-    from purify.grid.slurm import Jobs, slurm_cluster
+    from purify.grid.slurm import Jobs, slurm_cluster, submit
 
-    place = _store(store, records)
+    place, cells = _store(store, records), _cells(file, only)
     logs = str((place.folder.local or Path()) / "slurm")
     wanted = Jobs(jobs, cores, memory, walltime, gpus, partition, account, interface, tuple(option or ()), logs)
     with slurm_cluster(wanted) as cluster:
@@ -137,18 +138,16 @@ def slurm(
             _say(cluster.job_script())
             return
         engine = dask_cluster(threads=cores, scheduler=cluster.scheduler_address)
+        submit(cluster, wanted)
         _say(f"the jobs print to {logs}")
-        _run(file, only, place, engine, Options(log=log), elsewhere=True)
+        _run(cells, place, engine, Options(log=log), elsewhere=True)
 
 
-def _run(
-    file: Path, only: list[str] | None, store: "Store", engine: "Engine", options: "Options", *, elsewhere: bool
-) -> None:
+def _run(cells: "list[Cell]", store: "Store", engine: "Engine", options: "Options", *, elsewhere: bool) -> None:
     from purify.grid.runner import execute
     from purify.grid.store import records_of
     from purify.report.tables import as_frame
 
-    cells = _cells(file, only)
     report = execute(cells, store, engine=engine, options=options, elsewhere=elsewhere)
     found = records_of(cells, store)
     if found:

@@ -37,17 +37,17 @@ class Registry(Generic[T]):
         self.kind = kind
         self.classes = {cls.__name__: cls for cls in classes}
 
-    def named(self, name: str, **parameters: Any) -> Named:
+    def named(self, _name: str, /, **parameters: Any) -> Named:
         """Describe one by its name and parameters; those that equal the default are left out.
 
         Raises:
             PurifyError: unknown name or parameter (with the valid ones), a value of the wrong type or out of range.
         """
-        cls = self._class(name)
-        values = typed(cls, parameters, f"{self.kind} '{name}'", noun="parameter")
-        self._make(name, values)
+        cls = self._class(_name)
+        values = typed(cls, parameters, f"{self.kind} '{_name}'", noun="parameter")
+        self._make(_name, values)
         defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        return Named(name, tuple(sorted((key, value) for key, value in values.items() if value != defaults[key])))
+        return Named(_name, tuple(sorted((key, value) for key, value in values.items() if value != defaults[key])))
 
     def build(self, named: Named) -> T:
         """Make the object that is described.

@@ -78,3 +78,10 @@ def test_engines_exclude_each_other():
 
     with pytest.raises(PurifyError, match="exclude each other"):
         _engine(1, 1, "", 0)
+
+
+def test_a_worker_remembers_what_it_has_seen_of_leases():
+    """A silent runner elsewhere is told by two looks at its lease; each job brings a store of its own."""
+    from purify.grid.cluster import _this_process
+
+    assert _this_process(Store("a", ("b",))) is _this_process(Store("a", ("b",)))

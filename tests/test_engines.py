@@ -4,7 +4,6 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-import time
 
 import psutil
 import pytest
@@ -62,23 +61,46 @@ def test_local_processes_do_the_same_as_one(expected, tmp_path, monkeypatch):
     assert multiprocessing.active_children() == []
 
 
-def test_a_worker_process_that_is_killed_is_replaced(expected, tmp_path):
-    """All workers are killed once, in the middle of whatever they are at."""
+@pytest.fixture
+def killer():
+    """Start a thread that kills whoever holds a lease of a store, if it wants to; return the list of the killed."""
+    over = threading.Event()
+
+    def start(store, wants):
+        killed = []
+
+        def watch():
+            while not over.wait(0.01):
+                for key, holder in store.leases.holders().items():
+                    if holder["pid"] not in killed and wants(key, killed):
+                        killed.append(holder["pid"])
+                        psutil.Process(holder["pid"]).kill()
+
+        threading.Thread(target=watch, daemon=True).start()
+        return killed
+
+    yield start
+    over.set()
+
+
+def test_a_worker_process_that_is_killed_is_replaced(expected, tmp_path, killer):
+    """Two workers are killed, in the middle of whatever they are at."""
     cells, wanted = expected
     shared = Store(tmp_path / "shared")
-    killed = []
-
-    def kill():
-        while len(killed) < 2:
-            for holder in shared.leases.holders().values():
-                if holder["pid"] not in killed:
-                    psutil.Process(holder["pid"]).kill()
-                    killed.append(holder["pid"])
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
+    killed = killer(shared, lambda key, killed: len(killed) < 2)
     report = execute(cells, shared, engine=local_processes(2, threads=1))
     assert len(killed) == 2
     assert report.failed == {}
     assert table(shared, tmp_path / "shared.csv") == wanted
+
+
+def test_what_workers_die_of_fails_and_the_rest_goes_on(grid_file, tmp_path, killer):
+    cells = load_grid(grid_file)
+    shared = Store(tmp_path / "shared")
+    deadly = cells[0].suspect
+    killed = killer(shared, lambda key, killed: key == fingerprint(deadly))
+    report = execute(cells, shared, engine=local_processes(2, threads=1))
+    assert len(killed) >= 2
+    assert set(report.failed) == {cell for cell in cells if cell.suspect == deadly}
+    assert all("2 workers died of it, perhaps for want of memory" in error for error in report.failed.values())
+    assert len(shared.recorded()) == len(cells) - len(report.failed)

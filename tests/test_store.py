@@ -112,7 +112,8 @@ def test_a_checkpoint_is_whole_or_not_there(store):
     assert find(CELL.suspect, store, INPUTS) is None
     assert list(verify(store)) == []
     write(CELL.suspect, store, make)
-    assert (find(CELL.suspect, store, INPUTS) / "weights").read_bytes() == b"w" * 1000
+    assert (find(CELL.suspect, store, INPUTS).folder / "weights").read_bytes() == b"w" * 1000
+    assert find(CELL.suspect, store, INPUTS).seconds == 1.0
     card = read_card(place(CELL.suspect, store)[0] / fingerprint(CELL.suspect))
     assert card["spec"] == canonical(CELL.suspect)
     assert card["seconds"] == 1.0

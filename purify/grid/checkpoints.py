@@ -6,6 +6,8 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,16 @@ def is_made(stage: Stage, store: Store) -> bool:
     return folder.read(f"{name}/{CARD}") is not None
 
 
-def find(stage: Stage, store: Store, inputs: Mapping[str, str], *, repair: bool = False) -> Path | None:
-    """Return the local folder of a stage's checkpoint, or None if there is none to be used.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a stage has made: its folder on this machine, and how long it took."""
+
+    folder: Path
+    seconds: float
+
+
+def find(stage: Stage, store: Store, inputs: Mapping[str, str], *, repair: bool = False) -> Checkpoint | None:
+    """Return a stage's checkpoint, or None if there is none to be used.
 
     Its files are checked; if the store is not local, they are fetched. One that is damaged or not finished, or was
     made from other rows or another clean model, is not used.
@@ -58,7 +68,7 @@ def find(stage: Stage, store: Store, inputs: Mapping[str, str], *, repair: bool 
                 raise DamagedError(f"it was made from other {what} than at hand")
         here = own if own.local else _fetched(own, card)
         check_files(card, here)
-        return here.local
+        return Checkpoint(Path(here.path), card["seconds"])
     except DamagedError as error:
         if repair:
             store.set_aside(folder, name, error)
@@ -80,7 +90,8 @@ def write(stage: Stage, store: Store, make: Callable[[Path], Mapping[str, Any]])
     parent = folder.local
     if parent:
         parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".partial-{name}-", dir=parent))
+    scratch.chmod(0o755)  # others may share the store
     try:
         with telling_full_disks(folder.url):
             card: dict[str, Any] = {"schema": SCHEMA, "spec": canonical(stage), **make(scratch)}
@@ -88,7 +99,7 @@ def write(stage: Stage, store: Store, make: Callable[[Path], Mapping[str, Any]])
             content = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
             if parent:
                 (scratch / CARD).write_text(content, encoding="utf-8")
-                if not (parent / name).exists():
+                with suppress(OSError):  # somebody was faster, after taking this runner for dead
                     scratch.replace(parent / name)
             else:
                 folder.fs.makedirs(f"{folder.path}/{name}", exist_ok=True)
@@ -117,7 +128,7 @@ def read_card(folder: Folder) -> dict[str, Any]:
         raise DamagedError("it was not finished")
     try:
         card = json.loads(content)
-        _ = card["files"], card["inputs"]
+        _ = card["files"], card["inputs"], card["seconds"]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedError("its card is cut off") from error
     return card

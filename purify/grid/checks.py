@@ -95,6 +95,10 @@ def _missing_plm(name: str) -> str | None:
         return None
     if Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).is_dir():
         return f"the clean model '{name}' is no folder with a config.json"
-    if constants.HF_HUB_OFFLINE and try_to_load_from_cache(name, "config.json") is None:
+    try:
+        cached = try_to_load_from_cache(name, "config.json")
+    except ValueError:
+        return f"the clean model '{name}' is neither a folder with a config.json nor a hub id"
+    if constants.HF_HUB_OFFLINE and cached is None:
         return f"the clean model '{name}' is not in the hub's cache and the hub is switched off (HF_HUB_OFFLINE)"
     return None

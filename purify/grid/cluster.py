@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from purify import progress
@@ -109,12 +110,14 @@ def _telling_lost_schedulers() -> Iterator[None]:
 
 
 def _drive(client: "Client", schedule: Schedule, how: tuple[Store, Options, int, int], monitor: Monitor) -> None:
-    from distributed import KilledWorker, wait  # noqa: PLC0415
+    from distributed import wait  # noqa: PLC0415
 
     flying: dict[Any, Job] = {}
     places, looked, told = 0, 0.0, False
     resources: dict[str, float] | None = None
     while not schedule.finished:
+        if client.status not in ("running", "connecting"):
+            raise CancelledError
         if time.monotonic() - looked > 1:  # workers come and go
             known = client.scheduler_info(n_workers=-1)["workers"].values()
             places, looked = len(known), time.monotonic()
@@ -137,19 +140,23 @@ def _drive(client: "Client", schedule: Schedule, how: tuple[Store, Options, int,
             schedule.retry_busy()
         for future in finished:
             job = flying.pop(future)
-            error = future.exception()
-            if isinstance(error, DiskFullError):
-                raise error
-            if isinstance(error, CancelledError | asyncio.CancelledError):
-                raise error
-            if error is None:
-                outcome = future.result()
-            else:
-                what = "it killed several workers" if isinstance(error, KilledWorker) else f"{error!r}"
-                record_failure(job, how[0], what)
-                outcome = Outcome(State.FAILED, what)
+            outcome = _outcome(future, job, how[0])
             schedule.finish(job, outcome)
             monitor.show(schedule, job, outcome)
+
+
+def _outcome(future: Any, job: Job, store: Store) -> Outcome:
+    """What became of a job; a worker that died of it is a failure of the job."""
+    from distributed import KilledWorker  # noqa: PLC0415
+
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, DiskFullError | CancelledError | asyncio.CancelledError):
+        raise error
+    what = "it killed several workers" if isinstance(error, KilledWorker) else f"{error!r}"
+    record_failure(job, store, what)
+    return Outcome(State.FAILED, what)
 
 
 def _task(job: Job, store: Store, options: Options, threads: int, gpus: int) -> Outcome:
@@ -161,4 +168,10 @@ def _task(job: Job, store: Store, options: Options, threads: int, gpus: int) -> 
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(int(get_worker().name) % gpus))
         progress.silence()
         pin(threads)
-        return work(job, store, options)
+        return work(job, _this_process(store), options)
+
+
+@cache
+def _this_process(store: Store) -> Store:
+    """One store per process: what it has seen of a silent runner's lease must outlast a single job."""
+    return store

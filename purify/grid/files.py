@@ -94,7 +94,7 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     axes = (
         [typed(Suspect, part, f"'suspect' of {where}", but=_NOT_IN_SUSPECT) for part in _combinations(grid["suspect"])],
         list(_trainings(grid.get("training"), ATTACK_TRAINING, f"'training' of {where}")),
-        [ATTACKS.named(**{"name": "", **part}) for attack in attacks for part in _combinations(attack)],
+        [ATTACKS.named(str(part.pop("name", "")), **part) for attack in attacks for part in _combinations(attack)],
         grid.get("seeds", [0]),
     )
     sizes = [typed(Cell, part, f"'cell' of {where}", but=_NOT_IN_CELL) for part in _combinations(grid.get("cell"))]
@@ -184,7 +184,7 @@ def _trainings(given: Mapping[str, Any] | None, default: Training, where: str) -
 
 def _combinations(part: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
     """Yield every combination of the values that are lists, with those that are not."""
-    part = part or {}
+    part = {str(key): value for key, value in (part or {}).items()}
     axes = [value if isinstance(value, list | tuple) else [value] for value in part.values()]
     for combination in itertools.product(*axes):
         yield dict(zip(part, combination, strict=True))

@@ -86,6 +86,8 @@ class Folder:
         """
         try:
             if not self.local:
+                if type(self.fs).pipe_file is fsspec.AbstractFileSystem.pipe_file:
+                    raise NotImplementedError  # the general one looks first and writes then
                 self.fs.pipe_file(f"{self.path}/{name}", content, mode="create")
                 return True
             with self._scratch(content) as scratch:
@@ -93,7 +95,7 @@ class Folder:
             return True
         except FileExistsError:
             return False
-        except (NotImplementedError, TypeError, PermissionError) as error:
+        except (NotImplementedError, TypeError) as error:
             raise PurifyError(f"{self.url} cannot be a store: it cannot create a file exclusively") from error
 
     def delete(self, name: str) -> None:
@@ -137,6 +139,8 @@ def telling_full_disks(where: object) -> Iterator[None]:
                 f"no space is left for {where}: what was finished is kept; free some space (see 'purify grid gc') "
                 "and run the same command again"
             ) from error
+        if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
+            raise PurifyError(f"cannot write to {where}: {error}") from error
         raise
 
 

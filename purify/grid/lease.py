@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 
-from purify.errors import DiskFullError
 from purify.grid.folder import Folder
 
 TTL = 60.0
@@ -80,6 +79,16 @@ class Leases:
                 with suppress(ValueError):
                     held[name] = json.loads(content)
         return held
+
+    def of(self, pid: int) -> set[str]:
+        """Return the names of the leases that a process of this machine holds, or held when it died."""
+        found = set()
+        for name, generations in self._generations().items():
+            with suppress(ValueError, KeyError, TypeError):
+                holder = json.loads(self.folder.read(f"{name}.{generations[-1]}") or b"")
+                if holder["machine"] == machine() and holder["pid"] == pid:
+                    found.add(name)
+        return found
 
     def clear(self) -> list[str]:
         """Delete the leases of the dead; return their names."""
@@ -151,7 +160,7 @@ class Lease:
     def _live(self) -> None:
         while not self._over.wait(self.ttl / 4):
             self._beat += 1
-            with self._lock, suppress(OSError, DiskFullError):  # a full disk, a lost network: the next beat may succeed
+            with self._lock, suppress(Exception):  # a full disk, a lost network: the next beat may succeed
                 if self._over.is_set() or not self._is_ours():
                     return
                 self.folder.write(self._file, self._content())

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 
+from purify.grid.folder import telling_full_disks
 from purify.grid.plan import units
 from purify.grid.schedule import Job, Outcome, Schedule, State
 from purify.grid.store import Store
@@ -78,6 +79,7 @@ class Monitor:
                 f"{schedule.done} done, {self._running(schedule)} running, {len(schedule.failed)} failed "
                 f"of {schedule.total}, ETA {self._eta()}"
             )
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(f"{now} {state} | {event}\n")
+            with telling_full_disks(self._log):
+                self._log.parent.mkdir(parents=True, exist_ok=True)
+                with self._log.open("a", encoding="utf-8") as file:
+                    file.write(f"{now} {state} | {event}\n")

@@ -147,8 +147,9 @@ def _records(store: Store) -> Iterator[tuple[Job, float]]:
         for name in itertools.islice(sorted(folder.names()), _SAMPLE):
             with suppress(ValueError, KeyError, TypeError):
                 record = json.loads(folder.read(name) or b"")
-                stages = record["stages"]
-                yield Job("score", restore(Cell, record["spec"])), stages.get("purify", 0) + stages["evaluate"]
+                stages, cell = record["stages"], restore(Cell, record["spec"])
+                if not cell.policy:
+                    yield Job("score", cell), stages.get("purify", 0) + stages["evaluate"]
 
 
 def model_bytes(plm: str) -> int:
@@ -160,7 +161,9 @@ def model_bytes(plm: str) -> int:
 def _size(plm: str) -> tuple[int, int]:
     """Estimate the parameters of a model, in all and without embeddings, from its configuration if it is here."""
     folder = location(plm)
-    cached = None if isinstance(folder, Path) or Path(folder).is_dir() else try_to_load_from_cache(plm, "config.json")
+    cached = None
+    with suppress(ValueError):  # no hub id
+        cached = None if Path(folder).is_dir() else try_to_load_from_cache(plm, "config.json")
     path = Path(cached) if isinstance(cached, str) else Path(folder) / "config.json"
     known = _KNOWN.get(plm, _KNOWN["google-bert/bert-base-uncased"])
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else known
@@ -170,6 +173,6 @@ def _size(plm: str) -> tuple[int, int]:
 
     width = first("hidden_size", "dim", "d_model", "n_embd")
     inner = first("intermediate_size", "hidden_dim", "n_inner", default=4 * width)
-    layers = first("num_hidden_layers", "n_layers", "n_layer")
+    layers = first("num_hidden_layers", "n_layers", "n_layer", "num_layers", default=12)
     encoder = layers * (4 * width**2 + 2 * width * inner)
     return encoder + width * first("vocab_size"), encoder

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.context import SpawnProcess
@@ -17,8 +18,10 @@ from purify.grid.schedule import Outcome, Schedule, State
 from purify.grid.spec import Cell
 from purify.grid.store import Store
 
-REPLACEMENTS = 2
-"""How many workers that died are replaced, per worker asked for."""
+DEATHS = 2
+"""So many workers may die of a stage before it counts as failed."""
+
+_DIED = "workers died of it, perhaps for want of memory"
 
 _LOOK = 1.0
 _DISK_FULL = 3
@@ -40,8 +43,8 @@ def pin(threads: int) -> None:
 def local_processes(workers: int, threads: int) -> Engine:
     """Return the engine that runs ``workers`` processes with ``threads`` threads each.
 
-    One that dies loses its leases, so that the others take over what it was at; it is replaced, up to
-    `REPLACEMENTS` times per worker.
+    One that dies loses its leases, so that the others take over what it was at, and is replaced. A stage that two
+    workers died of has failed.
     """
 
     def engine(schedule: Schedule, store: Store, options: Options, monitor: Monitor) -> None:
@@ -58,23 +61,25 @@ def local_processes(workers: int, threads: int) -> Engine:
             return process
 
         team = [start() for _ in range(workers)]
-        left = REPLACEMENTS * workers
+        deaths: Counter[str] = Counter()
         while team:
             time.sleep(_LOOK)
-            for job in schedule.observe(store):
-                monitor.show(schedule, job, Outcome(State.DONE))
             for process in [one for one in team if not one.is_alive()]:
                 team.remove(process)
                 if process.exitcode == _DISK_FULL:
                     raise DiskFullError(f"no space is left for {store.root}: free some and run the same command again")
-                if process.exitcode and left and not schedule.finished:
-                    left -= 1
-                    team.append(start())
+                if process.exitcode:
+                    at = store.leases.of(process.pid or 0) & schedule.remaining.keys()
+                    deaths.update(at or [""])
+                    for key in at:
+                        if deaths[key] == DEATHS:
+                            record_failure(schedule.remaining[key], store, f"{DEATHS} {_DIED}")
+                    if deaths[""] < DEATHS * workers:
+                        team.append(start())
+            for job in schedule.observe(store):  # after the look at the team: what the dead have done counts
+                monitor.show(schedule, job, Outcome(State.DONE))
         for job in list(schedule.remaining.values()):
             failure = store.failure(job.stage)
-            if failure is None and job.kind == "score" and not schedule.waits(job):
-                record_failure(job, store, "its worker died, perhaps for want of memory")
-                failure = store.failure(job.stage)
             if failure:
                 outcome = Outcome(State.FAILED, failure["error"])
                 schedule.finish(job, outcome)

@@ -13,7 +13,7 @@ from purify.errors import DiskFullError, PurifyError
 from purify.grid.checks import other_rows, unavailable
 from purify.grid.monitor import Monitor
 from purify.grid.schedule import Job, Outcome, Schedule, State
-from purify.grid.spec import Cell
+from purify.grid.spec import Cell, fingerprint
 from purify.grid.store import Record, Store, records_of
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,10 @@ def execute(
             raise PurifyError("; ".join(missing))
         with Monitor(schedule, store, options.log) as monitor:
             engine(schedule, store, options, monitor)
+        recorded = store.recorded()
+        for cell in cells:
+            if cell not in schedule.failed and fingerprint(cell) not in recorded:
+                schedule.failed[cell] = f"it has no record in {store.root}, although no worker told of a failure"
     return Report(len(cells), schedule.failed)
 
 

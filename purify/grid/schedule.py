@@ -111,10 +111,14 @@ class Schedule:
         self._waits_for: dict[str, set[str]] = {}
         self._unlocks: dict[str, list[str]] = {}
         self._busy: list[Job] = []
+        self._damaged: set[str] = set()
         self.origins: set[tuple[str, str]] = set()
         todo = []
+        recorded = store.recorded()
         for cell in cells:
             record = store.get(cell)
+            if record is None and fingerprint(cell) in recorded:
+                self._damaged.add(fingerprint(cell))
             if record is None:
                 todo.append(cell)
             elif "rows" in record["inputs"]:
@@ -177,16 +181,15 @@ class Schedule:
         done = [
             job
             for key, job in self.remaining.items()
-            if (key in recorded if job.kind == "score" else is_made(job.stage, store))
+            if (self._has_record(key, recorded, store) if job.kind == "score" else is_made(job.stage, store))
         ]
         for job in done:
             self.finish(job, Outcome(State.DONE))
         self.running = {job for key, job in self.remaining.items() if key in held}
         return done
 
-    def waits(self, job: Job) -> bool:
-        """Say whether a stage before this job is not done."""
-        return bool(self._waits_for[job.key])
+    def _has_record(self, key: str, recorded: set[str], store: Store) -> bool:
+        return key in recorded and (key not in self._damaged or store.read(key) is not None)
 
     def _fail(self, key: str, error: str) -> None:
         """A job fails, and with it all that wait for it."""

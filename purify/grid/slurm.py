@@ -1,6 +1,8 @@
 """Workers as Slurm jobs: a Dask cluster by dask-jobqueue."""
 
+import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,7 +60,7 @@ class Jobs:
 
 @contextmanager
 def slurm_cluster(jobs: Jobs) -> Iterator["SLURMCluster"]:
-    """Start a scheduler in this process, and workers as Slurm jobs, until the ``with`` block ends.
+    """Start a scheduler in this process for workers that will be Slurm jobs, until the ``with`` block ends.
 
     The node that this runs on must be reachable from the others; the environment and the store must be on a file
     system that they share (or the store on a URL).
@@ -91,5 +93,16 @@ def slurm_cluster(jobs: Jobs) -> Iterator["SLURMCluster"]:
     except (ValueError, RuntimeError, OSError) as error:
         raise PurifyError(f"the Slurm workers cannot be set up: {error}") from error
     with cluster:
-        cluster.adapt(minimum_jobs=jobs.count, maximum_jobs=jobs.count)  # a job that ends early is replaced
         yield cluster
+
+
+def submit(cluster: "SLURMCluster", jobs: Jobs) -> None:
+    """Submit the jobs, and another one for each that ends early.
+
+    Raises:
+        PurifyError: there is no Slurm here.
+    """
+    if not shutil.which("sbatch"):
+        raise PurifyError("there is no command 'sbatch' here: call this where Slurm jobs are submitted from")
+    logging.getLogger("distributed.deploy").setLevel(logging.WARNING)  # what sbatch refuses is said there
+    cluster.adapt(minimum_jobs=jobs.count, maximum_jobs=jobs.count)

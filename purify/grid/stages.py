@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,7 +76,10 @@ def score(cell: Cell, store: Store, *, wait: bool = True, keep_models: bool = Fa
         forget_peak()
         store.put(cell, _chosen(cell, store) if cell.policy else _scored(cell, store))
         if not keep_models and cell.build_defense() and not cell.policy:
-            checkpoints.drop(cell.purification, store)
+            lease = store.leases.acquire(fingerprint(cell.purification))
+            if lease:  # else another cell is waiting for it
+                with lease:
+                    checkpoints.drop(cell.purification, store)
 
     return _once(cell, store, lambda repair: store.get(cell, repair=repair), make, wait)
 
@@ -109,12 +113,12 @@ def _once(
 def _scored(cell: Cell, store: Store) -> Record:
     bench = _bench(cell.received, store)
     defense = cell.build_defense()
-    model, seconds = bench.resources.suspect, {"attack": bench.seconds(cell.suspect.trained)}
+    model, seconds = bench.resources.suspect, {"attack": bench.took[cell.suspect.trained]}
     if defense:
         model = bench.purified(cell, defense)
-        seconds["purify"] = bench.seconds(cell.purification)
+        seconds["purify"] = bench.took[cell.purification]
         if "Fisher" in defense.needs:
-            seconds["fisher"] = bench.seconds(cell.fisher)
+            seconds["fisher"] = bench.took[cell.fisher]
     started = time.perf_counter()
     scores = bench.scores(model)
     seconds["evaluate"] = round(time.perf_counter() - started, 2)
@@ -156,9 +160,23 @@ class _Bench:
         self.cell = cell
         self.store = store
         self.attack = cell.suspect.build_attack()
-        self.splits = splits_of(cell)
         self.clean: CleanPLM = load_plm(cell.suspect.plm)
-        self.inputs = {"rows": self.splits.digest, "plm": self.clean.digest}
+        self.took: dict[Stage, float] = {}
+
+    @cached_property
+    def splits(self) -> Splits:
+        """All rows of the cell."""
+        return splits_of(self.cell)
+
+    @cached_property
+    def training(self) -> Splits:
+        """The attacker's rows, which do not depend on the defender's sizes."""
+        return splits_of(replace(self.cell, validation=1, test=1, clean_per_class=1))
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """Digests of all that a stage is made from."""
+        return {"rows": self.training.digest, "plm": self.clean.digest}
 
     @cached_property
     def resources(self) -> Resources:
@@ -184,29 +202,30 @@ class _Bench:
             started = time.perf_counter()
             make(folder)
             seconds = round(time.perf_counter() - started, 2)
-            return {"seconds": seconds, **self.provenance(self.cell.tuning.precision)}
+            trained = stage == self.cell.suspect.trained
+            precision = self.cell.suspect.training.precision if trained else self.cell.tuning.precision
+            return {"seconds": seconds, **self.provenance(precision)}
 
-        return _once(
+        found = _once(
             stage,
             self.store,
             lambda repair: checkpoints.find(stage, self.store, self.inputs, repair=repair),
             lambda: checkpoints.write(stage, self.store, write),
             wait,
         )
-
-    def seconds(self, stage: Stage) -> float:
-        """How long a stage took when it was made."""
-        folder, name = checkpoints.place(stage, self.store)
-        return float(checkpoints.read_card(folder / name)["seconds"])
+        if found is None:
+            return None
+        self.took[stage] = found.seconds
+        return found.folder
 
     def provenance(self, precision: Precision) -> dict[str, Any]:
         """What was used, and where it ran."""
-        return {"inputs": {"source": self.splits.source, **self.inputs}, "environment": environment(precision)}
+        return {"inputs": {"source": self.training.source, **self.inputs}, "environment": environment(precision)}
 
     def train(self, folder: Path) -> None:
         """The attack stage."""
-        suspect, labels = self.cell.suspect, self.splits.task.labels
-        rows = self.splits.train
+        suspect, labels = self.cell.suspect, self.training.task.labels
+        rows = self.training.train
         if not suspect.control:
             rows = self.attack.poison_training(rows, seed=suspect.seed)
         model = self.clean.classifier(len(labels), seed=suspect.seed)

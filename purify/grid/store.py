@@ -62,8 +62,8 @@ class Store:
             PurifyError: as `check`.
         """
         home = project_root()
-        root = root or os.environ.get(STORE) or str(home / ".purify")
-        found = (records,) if records else (f"{root.rstrip('/')}/records", home / "results")
+        root = absolute(root or os.environ.get(STORE) or str(home / ".purify"))
+        found = (records.absolute(),) if records else (f"{root.rstrip('/')}/records", home / "results")
         store = cls(root, found)
         store.check()
         return store
@@ -96,10 +96,16 @@ class Store:
         """Refuse a store that a newer version wrote.
 
         Raises:
-            PurifyError: its schema is newer than `SCHEMA`.
+            PurifyError: its schema is newer than `SCHEMA`, or it cannot be opened.
         """
-        content = self.folder.read("store.json")
-        schema = json.loads(content)["schema"] if content else SCHEMA
+        try:
+            content = self.folder.read("store.json")
+            schema = json.loads(content)["schema"] if content else SCHEMA
+        except PurifyError:
+            raise
+        except Exception as error:  # every file system has errors of its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise PurifyError(f"the store {self.root} cannot be opened: {reason}") from error
         if schema > SCHEMA:
             raise PurifyError(f"the store {self.root} has schema {schema}, newer than {SCHEMA}: update purify")
 
@@ -245,6 +251,11 @@ def _checksum(body: Mapping[str, Any]) -> str:
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def absolute(root: str) -> str:
+    """Return a path or URL that means the same in every working directory."""
+    return root if "://" in root else str(Path(root).absolute())
 
 
 def records_of(cells: Sequence[Cell], store: Store) -> list[Record]:

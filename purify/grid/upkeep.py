@@ -94,19 +94,23 @@ def rubbish(store: Store, wanted: Sequence[Cell] | None = None) -> Iterator[Rubb
     """Yield what can be deleted: never a record, nor what somebody is working on.
 
     That is what was set aside, what killed runners left unfinished, and, if the cells that are still wanted are
-    given, the checkpoints that none of them needs.
+    given, the checkpoints that none of them needs; these stay while somebody works on anything else.
     """
     held = store.leases.holders().keys()
     aside = store.folder / "aside"
     yield from (Rubbish(aside, name, "set aside", _size(aside, name)) for name in sorted(aside.names()))
     for kind in (*KINDS.values(), "leases", "failed"):
         folder = store.folder / kind
-        yield from (Rubbish(folder, name, "unfinished", _size(folder, name)) for name in _unfinished(folder.local))
+        for name in _unfinished(folder.local):
+            if not any(key in name for key in held):
+                yield Rubbish(folder, name, "unfinished", _size(folder, name))
     for folder in store.record_folders:
         yield from (Rubbish(folder, name, "unfinished", _size(folder, name)) for name in _unfinished(folder.local))
     if wanted is None:
         return
     needed = _stages(wanted, models_of=store.recorded())
+    if held - needed:
+        return  # somebody runs another grid, whose stages are not known here
     for kind in KINDS.values():
         folder = store.folder / kind
         for name in sorted(folder.names() - needed - held):

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from purify.errors import PurifyError
+from purify.grid.folder import telling_full_disks
 from purify.grid.spec import Cell, fingerprint, restore
 from purify.grid.store import Record, Store, records_of
 from purify.metrics import Proportion
@@ -31,13 +32,14 @@ def export_records(store: Store, cells: Sequence[Cell] | None, output: Path) -> 
     if not found:
         raise PurifyError("there is no record to export: run the grid first")
     frame = pd.DataFrame([_row(record) for record in found]).sort_values("hash", ignore_index=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.tmp")
-    if output.suffix == ".csv":
-        frame.to_csv(partial, index=False)
-    else:
-        frame.to_parquet(partial, index=False)
-    partial.replace(output)
+    with telling_full_disks(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.suffix == ".csv":
+            frame.to_csv(partial, index=False)
+        else:
+            frame.to_parquet(partial, index=False)
+        partial.replace(output)
     return len(frame)
 
 
