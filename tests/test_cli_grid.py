@@ -91,6 +91,8 @@ def test_damage_is_found_and_rubbish_deleted(purify, tmp_path):
         (["run", "book/grids/smoke.yml", "--only", "sede=1"], "'sede=1' is no condition"),
         (["run", "book/grids/smoke.yml", "--processes", "2", "--workers", "2"], "exclude each other"),
         (["status", "--store", "nonsense://x"], "the store nonsense://x cannot be opened"),
+        (["status", "--store", "README.md"], "README.md cannot be opened: [Errno 20] Not a directory"),
+        (["run", "book/grids/smoke.yml", "--log", "book"], "cannot write to book: [Errno 21] Is a directory"),
         (["export", "-o", "x.txt"], "x.txt must end in .csv or .parquet"),
         (["slurm", "book/grids/smoke.yml", "--gpus", "2"], "a worker uses one GPU or none, not 2"),
     ],

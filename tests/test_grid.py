@@ -176,6 +176,13 @@ def test_a_suspect_that_fails_fails_its_cells(cell, store, monkeypatch):
     assert store.get(other)
 
 
+def test_a_cell_with_impossible_sizes_fails_alone(cell, store):
+    report = execute([replace(cell, clean_per_class=10**6), cell], store)
+    (error,) = report.failed.values()
+    assert error.endswith("rows, too few for 1000000 clean ones per class")
+    assert store.get(cell)
+
+
 def test_jobs_wait_for_what_they_need_depth_first(cell, store):
     second = replace(cell, suspect=replace(cell.suspect, seed=1))
     cells = [*variants(cell, {"FinePurifying": {"reserve": [0.3]}}), second]
@@ -232,6 +239,10 @@ def test_what_is_not_on_this_machine_is_named_before_anything_runs(cell, store, 
     gone = replace(cell, suspect=replace(cell.suspect, plm=str(tmp_path / "gone")))
     with pytest.raises(PurifyError, match=r"gone' is no folder with a config\.json"):
         run([gone], store)
+    odd = replace(cell, suspect=replace(cell.suspect, plm="models/bert/base"))
+    with pytest.raises(PurifyError, match=r"'models/bert/base' is neither a folder with a config\.json nor a hub id"):
+        run([odd], store)
+    assert plan([odd], store).disk > 10**6
     monkeypatch.setattr(checks_module.constants, "HF_HUB_OFFLINE", True)
     hub = replace(cell, suspect=replace(cell.suspect, plm="someone/some-model"))
     with pytest.raises(PurifyError, match="'someone/some-model' is not in the hub's cache and the hub is switched off"):

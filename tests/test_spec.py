@@ -150,6 +150,8 @@ def test_a_part_of_a_grid():
         (GRID | {"attack": {"name": "BadWord", "side": 1}}, "task 'docstrings' has one text per row"),
         (GRID | {"attack": {"name": "BadWord", "trigger": False}}, "'trigger' of attack 'BadWord' must be a text"),
         (GRID | {"defenses": {"Good": None}}, "unknown defense 'Good'"),
+        (GRID | {"defenses": {"FineTuning": {"name": ["x"]}}}, "defense 'FineTuning' has the unknown parameter 'name'"),
+        (GRID | {"attack": {"name": "BadWord", True: 1}}, "attack 'BadWord' has the unknown parameter 'True'"),
         (GRID | {"defenses": {"FineMixing": {"reserve": [2]}}}, "reserve ratio must lie"),
         (GRID | {"defenses": {"FineTuning": None}, "cell": {"clean_per_class": 0}}, "it needs: clean data"),
         ({"attack": {"name": "BadWord"}}, "lacks the key 'suspect'"),
