@@ -90,10 +90,12 @@ def test_each_stage_is_kept_on_its_own(cell, store, monkeypatch):
     assert all(is_made(stage, store) for stage in stages)
     assert store.recorded() == set()
     assert store.leases.holders() == {}
+    stages_module._bench.cache_clear()  # as in a new process
     for name in ("train", "measure"):
         monkeypatch.setattr(stages_module._Bench, name, None)  # made already
     monkeypatch.setattr("purify.defenses.FinePurifying.apply", None)
-    run([purifying], store)
+    (record,) = run([purifying], store)
+    assert set(record["stages"]) == {"attack", "fisher", "purify", "evaluate"}
     assert not is_made(purifying.purification, store)  # it has been scored
     assert is_made(cell.suspect, store)
 

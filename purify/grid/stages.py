@@ -17,7 +17,7 @@ from purify.defenses import Defense
 from purify.grid import checkpoints
 from purify.grid.environment import environment, forget_peak
 from purify.grid.spec import Cell, Stage, canonical, fingerprint
-from purify.grid.store import Record, Store, scores_from_json, scores_to_json
+from purify.grid.store import DamagedError, Record, Store, scores_from_json, scores_to_json
 from purify.metrics import Scores, accuracy, attack_success
 from purify.plm import CleanPLM, load_plm, load_suspect, save_checkpoint
 from purify.resources import Resources
@@ -113,12 +113,13 @@ def _once(
 def _scored(cell: Cell, store: Store) -> Record:
     bench = _bench(cell.received, store)
     defense = cell.build_defense()
-    model, seconds = bench.resources.suspect, {"attack": bench.took[cell.suspect.trained]}
+    model = bench.resources.suspect
+    seconds: dict[str, float | None] = {"attack": bench.took[cell.suspect.trained]}
     if defense:
         model = bench.purified(cell, defense)
         seconds["purify"] = bench.took[cell.purification]
         if "Fisher" in defense.needs:
-            seconds["fisher"] = bench.took[cell.fisher]
+            seconds["fisher"] = bench.seconds(cell.fisher)
     started = time.perf_counter()
     scores = bench.scores(model)
     seconds["evaluate"] = round(time.perf_counter() - started, 2)
@@ -217,6 +218,16 @@ class _Bench:
             return None
         self.took[stage] = found.seconds
         return found.folder
+
+    def seconds(self, stage: Stage) -> float | None:
+        """How long a stage took, which this process need not have looked at: what it was for may be there already."""
+        if stage not in self.took:
+            folder, name = checkpoints.place(stage, self.store)
+            try:
+                self.took[stage] = float(checkpoints.read_card(folder / name)["seconds"])
+            except DamagedError:
+                return None
+        return self.took[stage]
 
     def provenance(self, precision: Precision) -> dict[str, Any]:
         """What was used, and where it ran."""
