@@ -18,9 +18,13 @@ from purify.grid import Store
 from purify.home import BUNDLED, location
 from purify.plm import CleanPLM, load_plm
 
-torch.set_num_threads(1)  # the models are tiny: threads only cost
-
 WORDS = ("array", "axis", "plot", "tensor", "layer", "frame", "index", "figure", "the", "of", "returns", "given")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """The models are tiny: threads only cost. Commands that are called in this process set their own number."""
+    torch.set_num_threads(1)
 
 
 def bert_config(**options) -> BertConfig:
