@@ -28,7 +28,7 @@ def test_twenty_kills_change_nothing(wanted, tmp_path):
     while kills < KILLS or finished == 0:
         run = grid_run(store.root)
         try:
-            run.communicate(timeout=chance.uniform(0, whole) if kills < KILLS else None)
+            run.communicate(timeout=chance.uniform(0, whole / 2) if kills < KILLS else None)
             assert run.returncode == 0
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)
