@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from purify import progress
 from purify.errors import DiskFullError, PurifyError
+from purify.grid.lease import POLL
 from purify.grid.monitor import Monitor
 from purify.grid.processes import pin
-from purify.grid.runner import POLL, Engine, Options, record_failure, work
+from purify.grid.runner import Engine, Options, record_failure, work
 from purify.grid.schedule import Job, Outcome, Schedule, State
 from purify.grid.store import Store
 
@@ -48,10 +49,8 @@ def dask_cluster(*, threads: int, workers: int = 0, scheduler: str = "") -> Engi
     """
 
     def engine(schedule: Schedule, store: Store, options: Options, monitor: Monitor) -> None:
-        with _client(workers, scheduler) as (client, gpus), client.as_current():
-            how = (Store(store.root, store.records, store.ttl), options, threads, gpus)
-            with _telling_lost_schedulers():
-                _drive(client, schedule, how, monitor)
+        with _client(workers, scheduler) as (client, gpus), client.as_current(), _telling_lost_schedulers():
+            _drive(client, schedule, (store, options, threads, gpus), monitor)
 
     return engine
 

@@ -21,6 +21,9 @@ from purify.grid.folder import Folder
 TTL = 60.0
 """Seconds without a sign of life after which a runner on another machine counts as dead."""
 
+POLL = 0.5
+"""Seconds between two tries of what another runner is at."""
+
 
 class Leases:
     """The leases in a folder; each is a file ``<name>.<generation>`` that its holder keeps rewriting.

@@ -55,7 +55,7 @@ def local_processes(workers: int, threads: int) -> Engine:
 
         def start() -> SpawnProcess:
             process = multiprocessing.get_context("spawn").Process(
-                target=_worker, args=(cells, Store(store.root, store.records, store.ttl), own, threads), daemon=True
+                target=_worker, args=(cells, store, own, threads), daemon=True
             )
             process.start()
             return process

@@ -11,15 +11,13 @@ from pathlib import Path
 
 from purify.errors import DiskFullError, PurifyError
 from purify.grid.checks import other_rows, unavailable
+from purify.grid.lease import POLL
 from purify.grid.monitor import Monitor
 from purify.grid.schedule import Job, Outcome, Schedule, State
 from purify.grid.spec import Cell, fingerprint
 from purify.grid.store import Record, Store, records_of
 
 log = logging.getLogger(__name__)
-
-POLL = 0.5
-"""Seconds between two tries of what another runner is at."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from purify.budget import Precision
 from purify.defenses import Defense
 from purify.grid import checkpoints
 from purify.grid.environment import environment, forget_peak
+from purify.grid.lease import POLL
 from purify.grid.spec import Cell, Stage, canonical, fingerprint
 from purify.grid.store import DamagedError, Record, Store, scores_from_json, scores_to_json
 from purify.metrics import Scores, accuracy, attack_success
@@ -28,8 +29,6 @@ from purify.training import fine_tune, predict, seed_everything
 T = TypeVar("T")
 
 FISHER = "fisher.safetensors"
-POLL = 0.5
-"""Seconds between two looks at what another runner is making."""
 
 
 def splits_of(cell: Cell) -> Splits:

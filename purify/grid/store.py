@@ -68,6 +68,10 @@ class Store:
         store.check()
         return store
 
+    def __reduce__(self) -> tuple[type["Store"], tuple[object, ...]]:
+        """Send another process where the store is, not what was opened of it and seen of its leases here."""
+        return Store, (self.root, self.records, self.ttl)
+
     @cached_property
     def folder(self) -> Folder:
         """The root.
