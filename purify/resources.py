@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from purify.budget import FINE_TUNING, Training
 from purify.errors import PurifyError
 from purify.fisher import fisher_diagonal
+from purify.hardware import device
 from purify.indicator import drift, indicator
 from purify.plm import CleanPLM
-from purify.training import batches, device, fine_tune
+from purify.training import batches, fine_tune
 
 
 def check_rows(rows: Dataset, classes: int) -> None:
@@ -39,7 +40,7 @@ class Resources:
     """What the defender has, and what is computed from it once and shared by all defenses of one suspect.
 
     Attributes:
-        suspect: The model as received; moved to the GPU if there is one, otherwise never changed.
+        suspect: The model as received; moved to the GPU if there is one, in evaluation mode; else never changed.
         clean: The clean PLM that it was fine-tuned from.
         clean_data: The small clean set: ``text``, for pairs ``text_pair``, and ``label``.
         training: The fine-tuning budget.
@@ -59,7 +60,7 @@ class Resources:
         if not len(self.clean_data):
             raise PurifyError("the clean set is empty: at least one labelled example is needed")
         check_rows(self.clean_data, self.suspect.config.num_labels)
-        self.suspect.to(device())
+        self.suspect.to(device()).eval()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -2,8 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
-from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from transformers import (
 
 from purify.budget import Precision, Training
 from purify.errors import PurifyError
+from purify.hardware import device, resolve_precision
 from purify.progress import bar
 
 
@@ -35,26 +35,6 @@ def seed_everything(seed: int) -> None:
     the same description therefore gives the same scores.
     """
     set_seed(seed)
-
-
-@cache
-def has_bf16() -> bool:
-    """Say whether this machine multiplies bf16 matrices in hardware."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def resolve_precision(precision: Precision) -> Literal["fp32", "bf16"]:
-    """Turn "auto" into what this machine will use."""
-    if precision == "auto":
-        return "bf16" if has_bf16() else "fp32"
-    return precision
-
-
-def device() -> torch.device:
-    """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:

@@ -19,14 +19,14 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from purify import PurifyError, fisher_diagonal
-from purify.fisher._linear import linear
+from purify.fisher.rules.linear import linear
 
 SMALL = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
 
 
 def bert(seed=0, **options):
     torch.manual_seed(seed)
-    return BertForSequenceClassification(bert_config(vocab_size=30, num_labels=3, **options)).double()
+    return BertForSequenceClassification(bert_config(vocab_size=30, num_labels=3, **options)).double().eval()
 
 
 def batch(sizes, *, length, seed=0, pad=0, words=30, labels=3):
@@ -80,7 +80,7 @@ def other_models():
 @pytest.mark.parametrize(("model", "pad"), list(other_models()))
 def test_other_architectures(model, pad):
     data = [batch([5, 2, 4], length=6, pad=pad)]
-    assert_same(fisher_diagonal(model.double(), data), per_example_fisher(model, data))
+    assert_same(fisher_diagonal(model.double().eval(), data), per_example_fisher(model, data))
 
 
 class Odd(nn.Module):
@@ -109,7 +109,7 @@ class Odd(nn.Module):
 
 def test_what_no_rule_covers_takes_the_exact_path_and_is_named(caplog):
     torch.manual_seed(0)
-    model = Odd().double()
+    model = Odd().double().eval()
     data = [batch([3, 5, 2], length=5)]
     with caplog.at_level(logging.INFO, logger="purify"):
         found = fisher_diagonal(model, data)

@@ -4,7 +4,8 @@ import torch
 from datasets import Dataset
 
 from purify import PurifyError
-from purify.training import Training, batches, encode, fine_tune, has_bf16, predict, resolve_precision
+from purify.hardware import has_bf16, resolve_precision
+from purify.training import Training, batches, encode, fine_tune, predict
 
 QUICK = Training(epochs=2, learning_rate=1e-3, batch_size=4, precision="fp32")
 

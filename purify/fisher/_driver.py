@@ -1,27 +1,42 @@
 """The driver: one forward and one backward pass per batch, with the layer rules hung on the way back."""
 
-import logging
-from collections import Counter
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.hooks import RemovableHandle
 
+from purify.budget import Precision
 from purify.errors import PurifyError
-from purify.fisher import _embedding, _layernorm, _linear  # noqa: F401  (they register their rules)
-from purify.fisher._registry import RULES
-
-log = logging.getLogger(__name__)
+from purify.fisher._loss import Labels, Target, log_likelihood, logits_of, targets_of
+from purify.fisher._plan import Plan, gradients_of, make_plan
+from purify.fisher._point import At, fractions, weights_at
+from purify.fisher._ranks import add_up, rank
+from purify.fisher._sites import Recorder, requires_grad
+from purify.fisher.factors import Accumulate, Sum, add_squares
+from purify.hardware import resolve_precision
+from purify.progress import bar
 
 Batch = Mapping[str, Tensor]
 
 
-def fisher_diagonal(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    r"""Return the exact diagonal of the empirical Fisher information of every trainable parameter.
+def fisher_diagonal(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    labels: Labels = "data",
+    at: At = "suspect",
+    clean: Mapping[str, Tensor] | None = None,
+    precision: Precision = "fp32",
+    accumulate: Accumulate = "fp32",
+    chunk: int | None = None,
+    seed: int = 0,
+    across_ranks: bool = False,
+) -> dict[str, Tensor]:
+    r"""Return the exact diagonal of the Fisher information of every trainable parameter.
 
     .. math:: \hat H_i = \frac{1}{N} \sum_{n=1}^{N}
         \left( \frac{\partial \log p(y_n \mid x_n)}{\partial w_i} \right)^2
@@ -30,225 +45,163 @@ def fisher_diagonal(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Ten
     and left as it was found.
 
     Args:
-        model: A classifier of the Hugging Face kind: called with a batch less its labels, it returns an
-            object with ``logits`` of shape (B, C).
+        model: A classifier, called with a batch less its labels; it returns logits (B, C), or an object
+            that has them as ``logits``.
         batches: Mappings of tensors with the batch as first dimension: ``input_ids`` (B, T), whatever
             else the model takes, and ``labels`` (B,), integers in [0, C).
+        labels: "data", the empirical Fisher; "sampled", one class per example drawn from the model's own
+            prediction; "exact", the expectation over that prediction, with a backward pass for each of the C classes.
+            The last two need no labels.
+        at: Where the weights are: "suspect", the model as it is; "clean", the clean weights; or a number n ≥ 2,
+            the average over n equally spaced points of the segment between them, ends included. The batches are
+            then gone through n times.
+        clean: Clean weights by parameter name, for ``at``; what is missing, such as the head, stays as it is.
+        precision: Of forward and backward passes: "bf16" is autocast, "auto" takes it where the hardware has it.
+        accumulate: Of the sums over examples: "fp32", "kahan" (compensated) or "fp64".
+        chunk: The most elements of a temporary product of activations and gradients. Default: 2²² on a CPU (one
+            weight matrix of one example in most models), 2²⁶ on a GPU (several examples at once).
+        seed: For ``labels="sampled"``.
+        across_ranks: Average over the examples of all processes of `torch.distributed`; each passes its own
+            `share`, and gets the whole result.
 
     Returns:
-        Parameter name -> tensor of the parameter's shape and dtype, on its device. A parameter that
+        Parameter name -> tensor of the parameter's shape, in fp32 at least, on its device. A parameter that
         the loss does not depend on has 0.
 
     Raises:
-        PurifyError: no batch, no labels, labels out of range, no trainable parameter, or a loss or
-            Fisher value that is not finite.
+        PurifyError: no batch, no labels, labels out of range, no trainable parameter, an option out of range, a model
+            that returns no logits, or a loss or Fisher value that is not finite.
+
+    Warns:
+        UserWarning: the model is in training mode; it is evaluated without dropout all the same.
 
     Cost:
-        About one ordinary forward and backward pass over the same examples. Layers without a rule,
-        tied parameters, and modules that a forward pass does not call exactly once take the exact
-        per-example path, one backward pass per example; a logged note names them. Which these are is
-        found out on the first batch, by three passes over a few copies of one example.
+        About one ordinary forward and backward pass over the same examples, and its memory: the result takes the
+        place of the gradients. Whatever no rule covers takes an exact example-by-example path, through its own module
+        where that is enough, otherwise through the whole model; a logged note names it. Which that is, is
+        found out at the first batch, with three examples forward and backward.
 
     Source: the paper, section 4, which estimates the Hessian's diagonal by this quantity.
     """
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not trainable:
-        raise PurifyError("the model has no trainable parameter: set requires_grad before asking for the Fisher")
-    total = {name: torch.zeros_like(p) for name, p in trainable.items()}
-    device = next(iter(trainable.values())).device
-    examples = 0
-    covered: dict[nn.Module, dict[str, str]] | None = None
-    with _evaluating(model):
-        for batch in batches:
-            inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-            labels = _labels(batch).to(device)
-            if not len(labels):
-                continue
-            if covered is None:
-                covered = _verified(model, inputs, labels, _covered(model, trainable, inputs), trainable)
-                names = {name for module in covered.values() for name in module.values()}
-                rest = {name: p for name, p in trainable.items() if name not in names}
-                if rest:
-                    log.info("per-example Fisher path for %d parameters: %s", len(rest), ", ".join(rest))
-            with torch.enable_grad():
-                _add_by_rules(model, inputs, labels, covered, trainable, total)
-                _add_by_examples(model, inputs, labels, rest, total)
-            examples += len(labels)
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    work = _Work(model, labels, resolve_precision(precision) == "bf16", accumulate, chunk, seed)
+    error: Exception | None = None
+    try:
+        points = fractions(at)
+        if len(points) > 1 and iter(batches) is batches:
+            raise PurifyError("several points need the batches several times: give a list or a data loader")
+        with _evaluating(model):
+            for fraction in points:
+                with weights_at(model, clean, fraction):
+                    for batch in bar(batches, desc="Fisher", unit="batch"):
+                        work.add(batch)
+        work.check()
+    except Exception as problem:
+        if not across_ranks:
+            raise
+        error = problem
+    examples = add_up(work.totals, work.examples, error) if across_ranks else work.examples
     if not examples:
         raise PurifyError("the clean data is empty: the Fisher needs at least one labelled example")
-    for name, value in total.items():
-        if not torch.isfinite(value).all():
-            raise PurifyError(f"the Fisher of '{name}' is not finite: the model's weights or logits overflow")
-    return {name: value.div_(examples) for name, value in total.items()}
+    return {name: total.value.div_(examples) for name, total in work.totals.items()}
 
 
-def _labels(batch: Batch) -> Tensor:
-    if "labels" not in batch:
-        raise PurifyError(f"a batch has no 'labels' (it has {', '.join(sorted(batch))})")
-    return batch["labels"]
+class _Work:
+    """The sums over the batches so far."""
+
+    def __init__(
+        self, model: nn.Module, labels: Labels, bf16: bool, accumulate: Accumulate, chunk: int | None, seed: int
+    ) -> None:
+        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.trainable:
+            raise PurifyError("the model has no trainable parameter: set requires_grad before asking for the Fisher")
+        for name, value, choices in (("labels", labels, Labels), ("accumulate", accumulate, Accumulate)):
+            if value not in get_args(choices):
+                raise PurifyError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+        self.model, self.labels, self.bf16 = model, labels, bf16
+        self.device = next(iter(self.trainable.values())).device
+        self.chunk = chunk if chunk is not None else 2**22 if self.device.type == "cpu" else 2**26
+        if self.chunk < 1:
+            raise PurifyError(f"chunk must be 1 or more, not {chunk}")
+        self.totals = {name: Sum(p, accumulate) for name, p in self.trainable.items()}
+        self.generator = torch.Generator().manual_seed(seed + rank())
+        self.plan: Plan | None = None
+        self.examples = 0
+
+    def check(self) -> None:
+        """Refuse a result that is not finite."""
+        for name, total in self.totals.items():
+            if not torch.isfinite(total.value.max()):
+                raise PurifyError(f"the Fisher of '{name}' is not finite: the model's weights or gradients overflow")
+
+    def add(self, batch: Batch) -> None:
+        """Add the squares of a batch."""
+        inputs, labels = self._split(batch)
+        size = len(next(iter(inputs.values())))
+        if not size:
+            return
+        self.plan = self.plan or make_plan(self.model, self.trainable, {key: x[:1] for key, x in inputs.items()})
+        rest = self.plan.rest
+        recorder = Recorder(self.plan.sites, partial(add_squares, totals=self.totals, chunk=self.chunk))
+        with torch.enable_grad(), requires_grad([p for n, p in self.trainable.items() if n not in rest], False):
+            with recorder.forward(size), self._autocast():
+                logits = logits_of(self.model, inputs)
+            targets = targets_of(logits, labels, self.labels, self.generator)
+            left = set(recorder.excluded)
+            for number, target in enumerate(targets, start=1):
+                loss = log_likelihood(logits, target)
+                found = recorder.backward(loss, list(rest.values()), again=number < len(targets))
+                left |= {name for name, g in zip(rest, found, strict=True) if g is not None}
+        self._by_example(inputs, targets, {name: p for name, p in self.trainable.items() if name in left})
+        self.examples += size
+
+    def _split(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return what the model takes, and the labels, on its device."""
+        sizes = {key: len(x) if isinstance(x, Tensor) and x.dim() else None for key, x in batch.items()}
+        if None in sizes.values() or len(set(sizes.values())) != 1:
+            raise PurifyError(f"a batch must map names to tensors with one first dimension, the examples, not {sizes}")
+        moved = {key: x.to(self.device) for key, x in batch.items()}
+        labels = moved.pop("labels", None)
+        if labels is None and self.labels == "data":
+            raise PurifyError(
+                f"a batch has no 'labels' (it has {', '.join(sorted(moved))}): "
+                "give them, or ask for labels='sampled' or 'exact'"
+            )
+        if not moved:
+            raise PurifyError("a batch has nothing but labels")
+        return moved, labels
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _by_example(
+        self, inputs: Mapping[str, Tensor], targets: list[Target], parameters: dict[str, nn.Parameter]
+    ) -> None:
+        """The definition, for what no site tells: a backward pass through the whole model for each example."""
+        if not parameters:
+            return
+        others = [p for name, p in self.trainable.items() if name not in parameters]
+        with torch.enable_grad(), requires_grad(others, False), self._autocast():
+            for n in range(len(targets[0][0])):
+                one = slice(n, n + 1)
+                logits = logits_of(self.model, {key: x[one] for key, x in inputs.items()})
+                for number, (weight, classes) in enumerate(targets, start=1):
+                    target = (weight[one], classes[one])
+                    found = gradients_of(logits, target, parameters, again=number < len(targets))
+                    for name, g in found.items():
+                        self.totals[name].add(g.to(self.totals[name].value.dtype).square())
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Switch dropout off, and put every module's mode back afterwards."""
     training = [module for module in model.modules() if module.training]
+    if model.training:
+        warnings.warn("the model is in training mode: its Fisher is computed without dropout", stacklevel=3)
     model.eval()
     try:
         yield
     finally:
         for module in training:
             module.training = True
-
-
-@contextmanager
-def _frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """No ordinary weight gradient is computed while the rules are at work."""
-    parameters = list(parameters)
-    for p in parameters:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in parameters:
-            p.requires_grad_(True)
-
-
-@contextmanager
-def _hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
-    with ExitStack() as stack:
-        for handle in handles:
-            stack.callback(handle.remove)
-        yield
-
-
-def _covered(model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: Batch) -> dict[nn.Module, dict[str, str]]:
-    """Find the modules whose rule is exact here: {module: {local parameter name: full name}}.
-
-    Left out are modules without a rule, with a parameter that another module also holds, that one forward
-    pass calls never or twice (their weights may be used in a way that no hook sees), or whose input does
-    not have the examples as its first dimension. Two passes over 2 and 3 copies of one example tell.
-    """
-    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
-    names = {id(p): name for name, p in trainable.items()}
-    candidates = {}
-    for module in model.modules():
-        own = {local: p for local, p in module.named_parameters(recurse=False) if id(p) in names}
-        plain = own.keys() <= {"weight", "bias"} and not getattr(module, "scale_grad_by_freq", False)
-        if own and plain and type(module) in RULES and all(owners[id(p)] == 1 for p in own.values()):
-            candidates[module] = {local: names[id(p)] for local, p in own.items()}
-    for copies in (2, 3):
-        calls: Counter[nn.Module] = Counter()
-
-        def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if len(args) != 1:  # called with keywords
-                calls[module] += 2  # noqa: B023
-                return
-            x = args[0]
-            shared = isinstance(module, nn.Embedding) and len(x) == 1  # expanded by _add_by_rules
-            by_example = x.dim() >= 2 and (len(x) == copies or shared)  # noqa: B023
-            calls[module] += 1 if by_example else 2  # noqa: B023
-
-        probe = {key: torch.cat([value[:1]] * copies) for key, value in inputs.items()}
-        with _hooked(module.register_forward_pre_hook(count) for module in candidates), torch.no_grad():
-            model(**probe)
-        candidates = {module: own for module, own in candidates.items() if calls[module] == 1}
-    return candidates
-
-
-def _verified(
-    model: nn.Module,
-    inputs: Batch,
-    labels: Tensor,
-    covered: dict[nn.Module, dict[str, str]],
-    trainable: Mapping[str, nn.Parameter],
-) -> dict[nn.Module, dict[str, str]]:
-    """Keep the modules whose rule agrees with ordinary backpropagation on one example.
-
-    The others use a weight in a way that no hook sees, such as in a functional call elsewhere.
-    """
-    one = {key: value[:1] for key, value in inputs.items()}
-    by_rule, by_example = ({name: torch.zeros_like(p) for name, p in trainable.items()} for _ in range(2))
-    with torch.enable_grad():
-        _add_by_rules(model, one, labels[:1], covered, trainable, by_rule)
-        _add_by_examples(model, one, labels[:1], trainable, by_example)
-    # Gradients that are zero but for rounding (the key bias of attention) differ between the two.
-    noise = 1e-9 * max(value.max().item() for value in by_example.values())
-
-    def agrees(name: str) -> bool:
-        error = (by_rule[name] - by_example[name]).abs().max().item()
-        return error <= 1e-2 * by_example[name].max().item() + noise
-
-    return {module: own for module, own in covered.items() if all(map(agrees, own.values()))}
-
-
-def _log_likelihood(model: nn.Module, inputs: Batch, labels: Tensor) -> Tensor:
-    """Σ_n log p(y_n | x_n), a scalar."""
-    logits = model(**inputs).logits  # (B, C)
-    if not (int(labels.min()) >= 0 and int(labels.max()) < logits.shape[-1]):
-        raise PurifyError(
-            f"labels must lie in [0, {logits.shape[-1] - 1}], the classes of the model, "
-            f"but the clean data has {int(labels.min())} to {int(labels.max())}"
-        )
-    loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), labels, reduction="sum")
-    if not torch.isfinite(loss):
-        raise PurifyError("the loss on the clean data is not finite: the model's weights or logits overflow")
-    return -loss
-
-
-def _add_by_rules(
-    model: nn.Module,
-    inputs: Batch,
-    labels: Tensor,
-    covered: Mapping[nn.Module, dict[str, str]],
-    trainable: Mapping[str, nn.Parameter],
-    total: dict[str, Tensor],
-) -> None:
-    """One pass: each covered module's rule runs when the gradient of its output arrives."""
-    batch = len(labels)
-
-    def expand(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        # Position and token-type ids often come as one (1, T) index for the whole batch: the gradient
-        # would be summed over the examples before it could be squared.
-        index, *rest = args
-        return (index.expand(batch, *index.shape[1:]) if len(index) == 1 else index, *rest)
-
-    def on_gradient(module: nn.Module, x: Tensor, g: Tensor) -> None:
-        with torch.no_grad():
-            squares = RULES[type(module)](module, x, g)
-        for local, name in covered[module].items():
-            total[name] += squares[local].to(total[name].dtype)
-
-    def on_output(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if not output.requires_grad:  # nothing below it is trainable: start the graph here
-            output.requires_grad_(True)
-        output.register_hook(partial(on_gradient, module, args[0].detach()))
-
-    def handles() -> Iterator[RemovableHandle]:
-        for module in covered:
-            if isinstance(module, nn.Embedding):
-                yield module.register_forward_pre_hook(expand)
-            yield module.register_forward_hook(on_output)
-
-    if not covered:
-        return
-    with _frozen(trainable.values()), _hooked(handles()):
-        _log_likelihood(model, inputs, labels).backward()
-
-
-def _add_by_examples(
-    model: nn.Module,
-    inputs: Batch,
-    labels: Tensor,
-    parameters: Mapping[str, nn.Parameter],
-    total: dict[str, Tensor],
-) -> None:
-    """The exact path for everything else: one backward pass per example."""
-    if not parameters:
-        return
-    for n in range(len(labels)):
-        example = {key: value[n : n + 1] for key, value in inputs.items()}
-        loss = _log_likelihood(model, example, labels[n : n + 1])
-        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
-            if gradient is not None:
-                total[name].addcmul_(gradient, gradient)

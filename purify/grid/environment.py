@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from purify.budget import Precision
-from purify.training import device, resolve_precision
+from purify.hardware import device, resolve_precision
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy", "purify-lm")
 

@@ -1,0 +1,173 @@
+"""Which parameters are told by which site, found out by trying on one example."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from purify.fisher._loss import Inputs, Target, log_likelihood, logits_of
+from purify.fisher._sites import Recorder, Site, requires_grad
+from purify.fisher.factors import Factor
+from purify.fisher.rules import rule_for
+
+log = logging.getLogger(__name__)
+
+
+Own = dict[str, tuple[str, nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the Fisher of each trainable parameter is computed.
+
+    Attributes:
+        sites: Where gradients are seen, each parameter at all the modules that hold it.
+        rest: Parameters that need one backward pass through the whole model per example.
+    """
+
+    sites: list[Site]
+    rest: dict[str, nn.Parameter]
+
+
+def make_plan(model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: Inputs) -> Plan:
+    """Try every rule on two copies of an example and keep what agrees with ordinary backpropagation.
+
+    What is left out uses a weight in a way that no hook sees (a functional call elsewhere), or mixes the examples
+    before it uses the weight.
+
+    Args:
+        model: In evaluation mode.
+        trainable: Parameter name -> parameter.
+        inputs: One example.
+
+    Cost: three examples forward and backward, in most cases; as much memory as the trainable parameters.
+    """
+    with torch.enable_grad():
+        logits = logits_of(model, inputs)
+        # The least likely class: the gradient at a class that is all but certain is rounding error.
+        target = (logits.new_ones(1), logits.detach().argmin(1))
+        expected = gradients_of(logits, target, trainable)
+    del logits
+    owners = _owners(model, trainable)
+    sites = [Site(module, own, rule_for(module), expand=True) for module, own in owners.items()]
+    agreed, called = _trial(model, sites, inputs, target, trainable, expected)
+    missing = (expected.keys() - agreed) & {name for name, g in expected.items() if g.any()}
+    more = _fallbacks(model, owners, called, missing)
+    if more:
+        agreed |= _trial(model, more, inputs, target, trainable, expected)[0]
+    sites = [replace(site, parameters=own) for site in sites if (own := _among(site.parameters, agreed - missing))]
+    sites += [replace(site, parameters=own) for site in more if (own := _among(site.parameters, agreed))]
+    plan = Plan(sites, {name: p for name, p in trainable.items() if name not in agreed})
+    _note(plan, missing)
+    return plan
+
+
+def _owners(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> dict[nn.Module, Own]:
+    """Return the modules that hold trainable parameters themselves, and which."""
+    names = {id(p): name for name, p in trainable.items()}
+    owners = {}
+    for module in model.modules():
+        own = module.named_parameters(recurse=False, remove_duplicate=False)
+        found = {names[id(p)]: (local, p) for local, p in own if id(p) in names}
+        if found:
+            owners[module] = found
+    return owners
+
+
+def _trial(
+    model: nn.Module,
+    sites: list[Site],
+    inputs: Inputs,
+    target: Target,
+    trainable: Mapping[str, nn.Parameter],
+    expected: Mapping[str, Tensor],
+) -> tuple[set[str], set[nn.Module]]:
+    """Return the parameters whose squares the sites get right, and the modules that were called."""
+    twice = {key: torch.cat([value, value]) for key, value in inputs.items()}
+    weight, classes = (torch.cat([part, part]) for part in target)
+    largest = {name: max(g.max().item(), -g.min().item()) for name, g in expected.items()}
+    # Gradients that are zero but for rounding (the key bias of attention) differ between the two.
+    noise = 3e-5 * max(largest.values(), default=0)
+    agrees: dict[str, bool] = {}
+
+    def compare(factors: dict[str, Factor]) -> None:
+        for name, factor in factors.items():
+            g = factor.example(0)
+            error = (g - expected[name] if name in expected else g).abs_().max().item()
+            tolerance = 5e-3 if g.dtype.itemsize >= 4 else 0.1
+            agrees[name] = error <= tolerance * largest.get(name, 0) + noise
+
+    recorder = Recorder(sites, compare)
+    called: set[nn.Module] = set()
+    with requires_grad(trainable.values(), False), torch.enable_grad():
+        try:
+            logits = _probe(model, recorder, twice, called)
+        except (RuntimeError, ValueError, IndexError, TypeError):  # it minds that an index was expanded
+            for site in sites:
+                site.expand = False
+            logits = _probe(model, recorder, twice, called)
+        recorder.backward(log_likelihood(logits, (weight, classes)))
+    seen = {name for site in sites if site.calls for name in site.parameters}
+    # What no gradient reached is right where there is none.
+    agreed = {name for name in seen - recorder.excluded if agrees.get(name, largest.get(name, 0) <= noise)}
+    return agreed, called
+
+
+def _probe(model: nn.Module, recorder: Recorder, inputs: Inputs, called: set[nn.Module]) -> Tensor:
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(lambda module, _: called.add(module)).remove)
+        with recorder.forward(2, probing=True):
+            return logits_of(model, inputs)
+
+
+def _fallbacks(
+    model: nn.Module, owners: Mapping[nn.Module, Own], called: set[nn.Module], missing: set[str]
+) -> list[Site]:
+    """Return the modules to run again for what the rules miss: the owner, or the part of the model around it.
+
+    The whole model is none of them: it can as well run once for all that is left.
+    """
+    parents = {child: module for module in model.modules() for child in module.children()}
+    found: dict[nn.Module, Own] = {}
+    for owner, own in owners.items():
+        module: nn.Module | None = owner
+        while module is not None and module not in called:
+            module = parents.get(module)
+        tried = module is owner and rule_for(owner) is None
+        if module is not None and module is not model and not tried and (left := _among(own, missing)):
+            found.setdefault(module, {}).update(left)
+    return [Site(module, own) for module, own in found.items()]
+
+
+def _among(own: Own, names: set[str]) -> Own:
+    return {name: value for name, value in own.items() if name in names}
+
+
+def _note(plan: Plan, missing: set[str]) -> None:
+    """Log once what costs more than an ordinary backward pass."""
+    again = sorted(name for site in plan.sites if site.rule is None for name in site.parameters)
+    whole = sorted(missing & plan.rest.keys())
+    parts = []
+    if again:
+        parts.append(f"by running their own module again: {', '.join(again)}")
+    if whole:
+        parts.append(f"by a backward pass through the whole model: {', '.join(whole)}")
+    if parts:
+        log.info("no rule covers some parameters; their Fisher is computed example by example, %s", "; ".join(parts))
+
+
+def gradients_of(
+    logits: Tensor, target: Target, parameters: Mapping[str, nn.Parameter], *, again: bool = False
+) -> dict[str, Tensor]:
+    """Return the gradients of one example, of the parameters that its loss depends on: the definition."""
+    loss = log_likelihood(logits, target)
+    if not loss.requires_grad:
+        return {}
+    found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=again, allow_unused=True)
+    return {
+        name: g.to_dense() if g.is_sparse else g for name, g in zip(parameters, found, strict=True) if g is not None
+    }
