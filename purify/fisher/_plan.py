@@ -52,7 +52,12 @@ def make_plan(model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: I
         expected = gradients_of(logits, target, trainable)
     del logits
     owners = _owners(model, trainable)
-    sites = [Site(module, own, rule_for(module), expand=True) for module, own in owners.items()]
+    rules = {module: rule_for(module) for module in owners}
+    sites = [
+        Site(module, own, rules[module], expand=True)
+        for module, own in owners.items()
+        if module is not model or rules[module]
+    ]
     agreed, called = _trial(model, sites, inputs, target, trainable, expected)
     missing = (expected.keys() - agreed) & {name for name, g in expected.items() if g.any()}
     more = _fallbacks(model, owners, called, missing)

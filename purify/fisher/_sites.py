@@ -108,20 +108,17 @@ class Site:
         parameters = [p for _, p in self.parameters.values()]
         leaves = [leaf[n : n + 1] if yes else leaf for leaf, yes in zip(call.leaves, self.by_example, strict=True)]
         args, kwargs = tree_unflatten(leaves, call.structure)
-        kind = parameters[0].device.type
-        with (
-            torch.enable_grad(),
-            requires_grad(parameters, True),
-            torch.autocast(kind, call.autocast, enabled=call.autocast is not None),
-        ):
-            outputs = [leaf for leaf in tree_flatten(self.module(*args, **kwargs))[0] if _has_gradient(leaf)]
-        used = [i for i in call.gradients if outputs[i].requires_grad]
-        found = torch.autograd.grad(
-            [outputs[i] for i in used],
-            parameters,
-            [call.gradients[i][n : n + 1] for i in used],
-            allow_unused=True,
-        )
+        autocast = torch.autocast(parameters[0].device.type, call.autocast, enabled=call.autocast is not None)
+        with torch.enable_grad(), requires_grad(parameters, True):
+            with autocast:
+                outputs = [leaf for leaf in tree_flatten(self.module(*args, **kwargs))[0] if _has_gradient(leaf)]
+            used = [i for i in call.gradients if outputs[i].requires_grad]
+            found = torch.autograd.grad(
+                [outputs[i] for i in used],
+                parameters,
+                [call.gradients[i][n : n + 1] for i in used],
+                allow_unused=True,
+            )
         return {
             name: torch.zeros_like(p) if g is None else g
             for name, p, g in zip(self.parameters, parameters, found, strict=True)

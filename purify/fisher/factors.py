@@ -88,8 +88,12 @@ class Outer:
         for start in range(0, rows, height):
             here = slice(start, start + height)
             block = [(a[..., here], b) for a, b in pairs]
-            squares = _one_by_one(block) if left.device.type == "cpu" else _batched(block, together)
+            squares = _one_by_one(block) if _one_by_one_is_faster(left.device) else _batched(block, together)
             total.add(squares.T if turned else squares, (slice(None), here) if turned else here)
+
+
+def _one_by_one_is_faster(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _one_by_one(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
