@@ -100,11 +100,11 @@ def _one_by_one(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     left, right = pairs[0]
     product = left.new_empty(left.shape[-1], right.shape[-1])
     squares = torch.zeros_like(product, dtype=_wide_type(product))
-    uses = [zip(a.mT.unbind(), b.unbind(), strict=True) for a, b in pairs]
-    for (a, b), *more in zip(*uses, strict=True):
+    more = [list(zip(a.mT.unbind(), b.unbind(), strict=True)) for a, b in pairs[1:]]
+    for n, (a, b) in enumerate(zip(left.mT.unbind(), right.unbind(), strict=True)):
         torch.mm(a, b, out=product)
-        for c, d in more:
-            product.addmm_(c, d)
+        for use in more:
+            product.addmm_(*use[n])
         squares.addcmul_(product, product)
     return squares
 
