@@ -34,11 +34,12 @@ check: $(STAMP)  ## Lint, format check and type check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## Run the benchmarks and write their tables to results/benchmarks (ten minutes, on a quiet machine)
+bench: $(STAMP)  ## Run the benchmarks and write their tables to results/benchmarks (over an hour, on a quiet machine)
 	$(BIN)/python benchmarks/grid.py
+	$(BIN)/python benchmarks/fisher.py
 
 lock: $(STAMP)  ## Rewrite requirements.lock from the ranges of pyproject.toml
-	$(BIN)/pip-compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-find-links \
+	$(BIN)/pip-compile --quiet --upgrade --extra book --extra cluster --extra dev --strip-extras --no-emit-index-url --no-emit-find-links \
 	  --output-file requirements.lock pyproject.toml
 	sed -i.bak -E 's/^([a-z0-9-]+==[0-9.]+)\+cpu$$/\1/' requirements.lock && rm requirements.lock.bak
 

@@ -31,6 +31,8 @@ from purify.fisher._plan import make_plan
 from purify.grid.environment import environment
 from purify.hardware import device
 from purify.plm import load_plm
+from purify.report import benchmarks as report
+from purify.report.figures import style
 from purify.tasks import load_task
 from purify.training import batches as sorted_batches
 
@@ -255,7 +257,33 @@ def main() -> None:
         rows += new
         with done.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in new)
-    pd.DataFrame(rows).drop(columns="key").to_csv(options.output, index=False, float_format="%.5g")
+        write(rows, options.output)
+    write(rows, options.output)
+
+
+def write(rows: list[Row], output: Path) -> None:
+    """Write the numbers as CSV, the tables as Markdown, and the plots."""
+    frame = pd.DataFrame(rows).drop(columns="key")
+    frame.to_csv(output, index=False, float_format="%.5g")
+    tables = {
+        "speed": ("Time per example, ordinary forward and backward = 1", report.speed_table),
+        "text": ("Real text, batches as they come or sorted by length", report.text_table),
+        "memory": ("Peak memory on top of the model, ordinary = 1", report.memory_table),
+        "error": ("Error against float64", report.error_table),
+        "peers": ("What a tiny BERT gets", report.peers_table),
+    }
+    found = set(frame["part"])
+    parts = [
+        f"{title}\n\n{table(frame).to_markdown(index=False)}"
+        for part, (title, table) in tables.items()
+        if part in found
+    ]
+    parts.append(f"{report.machine(frame)}. By `benchmarks/fisher.py`.")
+    output.with_suffix(".md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    style()
+    for part, figure in (("speed", report.speed_figure), ("growth", report.growth_figure)):
+        if part in found:
+            figure(frame).savefig(output.with_name(f"{output.stem}-{part}.svg"), metadata={"Date": None})
 
 
 if __name__ == "__main__":

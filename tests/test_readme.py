@@ -3,6 +3,9 @@ import re
 from pathlib import Path
 
 import torch
+from conftest import bert_config
+from oracles import token_batch
+from transformers import BertForSequenceClassification
 
 from purify.grid import Store, load_grid, records_of, select
 from purify.plm import load_plm, load_suspect, save_checkpoint
@@ -10,11 +13,12 @@ from purify.report.tables import as_frame, summary
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys, request):
     """On the real bundled model and corpus; the suspect is a classifier that was not trained."""
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    example = EXAMPLES[0]
     assert len(example.strip().splitlines()) <= 12
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
@@ -25,6 +29,16 @@ def test_the_example_runs_as_it_stands(tmp_path, monkeypatch, capsys, request):
     exec(compile(example, "README.md", "exec"), {})
     assert "ρ = 0.6" in capsys.readouterr().out
     load_suspect("cleaned")
+
+
+def test_the_calls_of_the_fisher_run_as_they_stand():
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(bert_config(vocab_size=30)).eval()
+    weights = {name: torch.zeros_like(p) for name, p in model.named_parameters() if name.endswith("bias")}
+    names = {"model": model, "batches": [token_batch([3, 2], length=3)], "weights": weights}
+    (example,) = EXAMPLES[1:]
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["fisher"].keys() == dict(model.named_parameters()).keys()
 
 
 def test_paths_and_targets_that_the_readme_names_exist():

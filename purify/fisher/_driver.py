@@ -81,6 +81,10 @@ def fisher_diagonal(
         where that is enough, otherwise through the whole model; a logged note names it. Which that is, is
         found out at the first batch, with three examples forward and backward.
 
+    Precision:
+        Largest error against float64, relative to the largest value of each tensor, of MiniLM on 128 rows of AG News:
+        2e-6 in fp32, 1.3e-2 in bf16 (``benchmarks/fisher.py``). The tests allow 1e-4 and 0.3 on tiny random models.
+
     Source: the paper, section 4, which estimates the Hessian's diagonal by this quantity.
     """
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
