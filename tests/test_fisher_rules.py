@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from purify import fisher_diagonal
 from purify.fisher import Outer, Rows, Summed, register
-from purify.fisher.factors import Each, Sum, add_squares, merged
+from purify.fisher.factors import Each, Scratch, Sum, add_squares, merged
 from purify.fisher.rules import rule_for
 from purify.fisher.rules.registry import _RULES
 
@@ -151,10 +151,13 @@ def factors(kind, batch=4, seed=0):
 def test_squares(kinds, accumulate, chunk):
     parts = [factors(kind, seed=i) for i, kind in enumerate(kinds)]
     factor, total = merged(parts, 4), Sum(torch.zeros(6, 3, dtype=torch.float64), accumulate)
-    add_squares({"": factor}, {"": total}, chunk)
-    add_squares({"": factor}, {"": total}, chunk)
+    narrow = Sum(torch.zeros(6, 3), accumulate)  # of an fp32 parameter
+    for _ in range(2):
+        for sums in (total, narrow):
+            add_squares({"": factor}, {"": sums}, Scratch(chunk))
     wanted = sum(2 * sum(part.example(n) for part in parts).square() for n in range(4))
     assert torch.allclose(total.value, wanted, rtol=1e-12)
+    assert torch.allclose(narrow.value.double(), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (7, 5)])
@@ -164,9 +167,9 @@ def test_the_batched_product_of_a_gpu(shape, chunk, monkeypatch):
     left, right = normal(6, 4, shape[0]), normal(6, 4, shape[1], seed=1)
     one_by_one, batched = (Sum(torch.zeros(shape, dtype=torch.float64)) for _ in range(2))
     factor = Outer((left, right), (right[..., :1] * left, left[..., :1] * right))
-    factor.add_squares(one_by_one, chunk)
+    factor.add_squares(one_by_one, Scratch(chunk))
     monkeypatch.setattr("purify.fisher.factors._one_by_one_is_faster", lambda device: False)
-    factor.add_squares(batched, chunk)
+    factor.add_squares(batched, Scratch(chunk))
     assert torch.allclose(batched.value, one_by_one.value, rtol=1e-12)
 
 
@@ -185,7 +188,7 @@ def test_compensation_keeps_what_fp32_loses():
 def test_squaring_per_token_is_another_quantity():
     x, g = normal(4, 5, 3), normal(4, 5, 3, seed=1)
     total = Sum(torch.zeros(3, 3, dtype=torch.float64))
-    rule_for(nn.Linear(3, 3))(nn.Linear(3, 3), x, g)["weight"].add_squares(total, 100)
+    rule_for(nn.Linear(3, 3))(nn.Linear(3, 3), x, g)["weight"].add_squares(total, Scratch(100))
     assert torch.allclose(total.value, torch.einsum("bto,bti->boi", g, x).square().sum(0))
     assert not torch.allclose(total.value, token_flattened_fisher(None, x, g), rtol=0.05)
 

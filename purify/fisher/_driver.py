@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,9 @@ from purify.fisher._loss import Labels, Target, log_likelihood, logits_of, targe
 from purify.fisher._plan import Plan, gradients_of, make_plan
 from purify.fisher._point import At, fractions, weights_at
 from purify.fisher._ranks import add_up, rank
-from purify.fisher._sites import Recorder, requires_grad
-from purify.fisher.factors import Accumulate, Sum, add_squares
+from purify.fisher._recorder import Recorder
+from purify.fisher._sites import requires_grad
+from purify.fisher.factors import Accumulate, Scratch, Sum, add_squares
 from purify.hardware import resolve_precision
 from purify.progress import bar
 
@@ -58,7 +59,8 @@ def fisher_diagonal(
         clean: Clean weights by parameter name, for ``at``; what is missing, such as the head, stays as it is.
         precision: Of forward and backward passes: "bf16" is autocast, "auto" takes it where the hardware has it.
         accumulate: Of the sums over examples: "fp32", "kahan" (compensated) or "fp64".
-        chunk: The most elements of a temporary product of activations and gradients. Default: 2²² on a CPU (one
+        chunk: The most elements of a temporary product of activations and gradients; layers without a rule and
+            convolutions make the gradient of one example, whatever its size. Default: 2²² on a CPU (one
             weight matrix of one example in most models), 2²⁶ on a GPU (several examples at once).
         seed: For ``labels="sampled"``.
         across_ranks: Average over the examples of all processes of `torch.distributed`; each passes its own
@@ -79,7 +81,8 @@ def fisher_diagonal(
         About one ordinary forward and backward pass over the same examples, and its memory: the result takes the
         place of the gradients. Whatever no rule covers takes an exact example-by-example path, through its own module
         where that is enough, otherwise through the whole model; a logged note names it. Which that is, is
-        found out at the first batch, with three examples forward and backward.
+        found out at the first batch, by three to five examples forward and backward. What a model does for some inputs
+        only is seen when they come.
 
     Precision:
         Largest error against float64, relative to the largest value of each tensor, of MiniLM on 128 rows of AG News:
@@ -89,26 +92,31 @@ def fisher_diagonal(
     """
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         model = model.module
-    work = _Work(model, labels, resolve_precision(precision) == "bf16", accumulate, chunk, seed)
-    error: Exception | None = None
-    try:
-        points = fractions(at)
-        if len(points) > 1 and iter(batches) is batches:
-            raise PurifyError("several points need the batches several times: give a list or a data loader")
-        with _evaluating(model):
-            for fraction in points:
-                with weights_at(model, clean, fraction):
-                    for batch in bar(batches, desc="Fisher", unit="batch"):
-                        work.add(batch)
-        work.check()
-    except Exception as problem:
-        if not across_ranks:
-            raise
-        error = problem
-    examples = add_up(work.totals, work.examples, error) if across_ranks else work.examples
-    if not examples:
-        raise PurifyError("the clean data is empty: the Fisher needs at least one labelled example")
-    return {name: total.value.div_(examples) for name, total in work.totals.items()}
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, which no hook can look into
+    with torch.inference_mode(False):
+        work: _Work | None = None
+        error: Exception | None = None
+        try:
+            bf16 = resolve_precision(_one_of("precision", precision, Precision)) == "bf16"
+            work = _Work(model, labels, bf16, accumulate, chunk, seed)
+            work.add_all(batches, at, clean)
+        except Exception as problem:
+            if not across_ranks:
+                raise
+            error = problem
+        totals, examples = (work.totals, work.examples) if work else ({}, 0)
+        if across_ranks:
+            device = work.device if work else torch.device("cpu")
+            examples = add_up(totals, examples, error, device)
+        if not examples:
+            raise PurifyError("the clean data is empty: the Fisher needs at least one labelled example")
+        return {name: total.value.div_(examples) for name, total in totals.items()}
+
+
+def _one_of(name: str, value: Any, choices: Any) -> Any:
+    if value not in get_args(choices):
+        raise PurifyError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+    return value
 
 
 class _Work:
@@ -117,24 +125,36 @@ class _Work:
     def __init__(
         self, model: nn.Module, labels: Labels, bf16: bool, accumulate: Accumulate, chunk: int | None, seed: int
     ) -> None:
-        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
         if not self.trainable:
             raise PurifyError("the model has no trainable parameter: set requires_grad before asking for the Fisher")
-        for name, value, choices in (("labels", labels, Labels), ("accumulate", accumulate, Accumulate)):
-            if value not in get_args(choices):
-                raise PurifyError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+        _one_of("labels", labels, Labels)
+        _one_of("accumulate", accumulate, Accumulate)
         self.model, self.labels, self.bf16 = model, labels, bf16
         self.device = next(iter(self.trainable.values())).device
-        self.chunk = chunk if chunk is not None else 2**22 if self.device.type == "cpu" else 2**26
-        if self.chunk < 1:
+        if chunk is not None and chunk < 1:
             raise PurifyError(f"chunk must be 1 or more, not {chunk}")
+        self.scratch = Scratch(chunk or (2**22 if self.device.type == "cpu" else 2**26))
         self.totals = {name: Sum(p, accumulate) for name, p in self.trainable.items()}
         self.generator = torch.Generator().manual_seed(seed + rank())
         self.plan: Plan | None = None
         self.examples = 0
 
-    def check(self) -> None:
-        """Refuse a result that is not finite."""
+    def add_all(self, batches: Iterable[Batch], at: At, clean: Mapping[str, Tensor] | None) -> None:
+        """Add the squares of all batches, at every point.
+
+        Raises:
+            PurifyError: see `fisher_diagonal`.
+        """
+        counts: list[int] = []
+        with _undisturbed(self.model, self.device):
+            for fraction in fractions(at):
+                with weights_at(self.model, clean, fraction):
+                    for batch in bar(batches, desc="Fisher", unit="batch"):
+                        self.add(batch)
+                counts.append(self.examples - sum(counts))
+        if len(set(counts)) > 1:
+            raise PurifyError("several points need the batches several times: give a list or a data loader")
         for name, total in self.totals.items():
             if not torch.isfinite(total.value.max()):
                 raise PurifyError(f"the Fisher of '{name}' is not finite: the model's weights or gradients overflow")
@@ -145,18 +165,22 @@ class _Work:
         size = len(next(iter(inputs.values())))
         if not size:
             return
-        self.plan = self.plan or make_plan(self.model, self.trainable, {key: x[:1] for key, x in inputs.items()})
+        self.plan = self.plan or make_plan(self.model, self.trainable, inputs)
         rest = self.plan.rest
-        recorder = Recorder(self.plan.sites, partial(add_squares, totals=self.totals, chunk=self.chunk))
-        with torch.enable_grad(), requires_grad([p for n, p in self.trainable.items() if n not in rest], False):
-            with recorder.forward(size), self._autocast():
-                logits = logits_of(self.model, inputs)
-            targets = targets_of(logits, labels, self.labels, self.generator)
-            left = set(recorder.excluded)
-            for number, target in enumerate(targets, start=1):
-                loss = log_likelihood(logits, target)
-                found = recorder.backward(loss, list(rest.values()), again=number < len(targets))
-                left |= {name for name, g in zip(rest, found, strict=True) if g is not None}
+        recorder = Recorder(self.plan.sites, partial(add_squares, totals=self.totals, scratch=self.scratch))
+        others = [p for name, p in self.model.named_parameters() if name not in rest]
+        try:
+            with torch.enable_grad(), requires_grad(others, False):
+                with recorder.forward(size), self._autocast():
+                    logits = logits_of(self.model, inputs)
+                targets = targets_of(logits, labels, self.labels, self.generator)
+                left = set(recorder.excluded)
+                for number, target in enumerate(targets, start=1):
+                    loss = log_likelihood(logits, target)
+                    found = recorder.backward(loss, list(rest.values()), again=number < len(targets))
+                    left |= {name for name, g in zip(rest, found, strict=True) if g is not None}
+        finally:
+            recorder.release()
         self._by_example(inputs, targets, {name: p for name, p in self.trainable.items() if name in left})
         self.examples += size
 
@@ -185,7 +209,7 @@ class _Work:
         """The definition, for what no site tells: a backward pass through the whole model for each example."""
         if not parameters:
             return
-        others = [p for name, p in self.trainable.items() if name not in parameters]
+        others = [p for name, p in self.model.named_parameters() if name not in parameters]
         with torch.enable_grad(), requires_grad(others, False), self._autocast():
             for n in range(len(targets[0][0])):
                 one = slice(n, n + 1)
@@ -198,14 +222,22 @@ class _Work:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, and put every module's mode back afterwards."""
+def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Switch off dropout and whatever else changes what is computed or seen; put all back afterwards."""
     training = [module for module in model.modules() if module.training]
     if model.training:
-        warnings.warn("the model is in training mode: its Fisher is computed without dropout", stacklevel=3)
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        warnings.warn("the model is in training mode: its Fisher is computed without dropout", stacklevel=5)
+    fast = torch.backends.mha.get_fastpath_enabled()  # it bypasses modules and their hooks
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if recurrent:  # cuDNN has no backward pass for them in evaluation mode
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        model.eval()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for module in training:
+                module.training = True

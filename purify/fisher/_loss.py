@@ -20,7 +20,8 @@ def logits_of(model: nn.Module, inputs: Inputs) -> Tensor:
     Raises:
         PurifyError: the model's output has no logits of this shape, or a single class.
     """
-    output = model(**inputs)
+    # Copies: a model may change its inputs in place, and they may be views of the caller's.
+    output = model(**{key: value.detach().clone() for key, value in inputs.items()})
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
@@ -63,4 +64,4 @@ def targets_of(logits: Tensor, labels: Tensor | None, how: Labels, generator: to
         raise PurifyError(
             f"labels must lie in [0, {classes - 1}], the classes of the model, but the clean data has {low} to {high}"
         )
-    return [(one, labels.to(torch.long))]
+    return [(one, labels.to(logits.device, torch.long))]

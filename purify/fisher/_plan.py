@@ -1,4 +1,4 @@
-"""Which parameters are told by which site, found out by trying on one example."""
+"""Which parameters are told by which site, found out by trying."""
 
 import logging
 from collections.abc import Mapping
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from purify.fisher._loss import Inputs, Target, log_likelihood, logits_of
-from purify.fisher._sites import Recorder, Site, requires_grad
+from purify.fisher._recorder import Recorder
+from purify.fisher._sites import Site, requires_grad
 from purify.fisher.factors import Factor, Outer, Rows
 from purify.fisher.rules import rule_for
 
@@ -33,7 +34,7 @@ class Plan:
 
 
 def make_plan(model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: Inputs) -> Plan:
-    """Try every rule on two copies of an example and keep what agrees with ordinary backpropagation.
+    """Try every rule on two examples and keep what agrees with ordinary backpropagation of one.
 
     What is left out uses a weight in a way that no hook sees (a functional call elsewhere), or mixes the examples
     before it uses the weight.
@@ -41,12 +42,15 @@ def make_plan(model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: I
     Args:
         model: In evaluation mode.
         trainable: Parameter name -> parameter.
-        inputs: One example.
+        inputs: A batch; its first two examples are used, or the only one twice.
 
-    Cost: three examples forward and backward, in most cases; as much memory as the trainable parameters.
+    Cost: three examples forward and backward, two more where a rule is missing; as much memory as the trainable
+    parameters.
     """
+    batch = len(next(iter(inputs.values())))
+    two = {key: value[:2] if batch > 1 else torch.cat([value, value]) for key, value in inputs.items()}
     with torch.enable_grad():
-        logits = logits_of(model, inputs)
+        logits = logits_of(model, {key: value[:1] for key, value in inputs.items()})
         # The least likely class: the gradient at a class that is all but certain is rounding error.
         target = (logits.new_ones(1), logits.detach().argmin(1))
         expected = gradients_of(logits, target, trainable)
@@ -58,11 +62,11 @@ def make_plan(model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: I
         for module, own in owners.items()
         if module is not model or rules[module]
     ]
-    agreed, called = _trial(model, sites, inputs, target, trainable, expected)
+    agreed, called = _trial(model, sites, two, target, trainable, expected)
     missing = {name for name in expected.keys() - agreed if expected[name].any()}
     more = _fallbacks(model, owners, called, missing)
     if more:
-        agreed |= _trial(model, more, inputs, target, trainable, expected)[0]
+        agreed |= _trial(model, more, two, target, trainable, expected)[0]
     sites = [replace(site, parameters=own) for site in sites if (own := _among(site.parameters, agreed - missing))]
     sites += [replace(site, parameters=own) for site in more if (own := _among(site.parameters, agreed))]
     plan = Plan(sites, {name: p for name, p in trainable.items() if name not in agreed})
@@ -91,36 +95,42 @@ def _trial(
     expected: Mapping[str, Tensor],
 ) -> tuple[set[str], set[nn.Module]]:
     """Return the parameters whose squares the sites get right, and the modules that were called."""
-    twice = {key: torch.cat([value, value]) for key, value in inputs.items()}
     weight, classes = (torch.cat([part, part]) for part in target)
-    largest = {name: _largest(g) for name, g in expected.items()}
-    # Gradients that are zero but for rounding (the key bias of attention) differ between the two.
-    kind = torch.finfo(next(iter(trainable.values())).dtype)
-    tolerance, noise = (5e-3, 30 * kind.eps) if kind.bits >= 32 else (0.1, 4 * kind.eps)
-    noise *= max(largest.values(), default=0)
+    weight[1:] = 0  # so that what reaches the second example shows
     agrees: dict[str, bool] = {}
+    largest = {name: _largest(g) for name, g in expected.items()}
 
     def compare(factors: dict[str, Factor]) -> None:
         for name, factor in factors.items():
             g = factor.example(0)
+            kind = torch.finfo(g.dtype)
+            tolerance, noise = {64: (1e-7, 100), 32: (1e-4, 100)}.get(kind.bits, (0.1, 4))
             if name in expected:  # new memory for a large difference would cost more than the difference
                 g = torch.sub(g, expected[name], out=g if isinstance(factor, Outer | Rows) else None)
-            agrees[name] = _largest(g) <= tolerance * largest.get(name, 0) + noise
+            # Where the true gradient is zero (the key bias of attention), rounding is all there is.
+            rounding = noise * kind.eps * recorder.scales.get(name, 0.0)
+            agrees[name] = _largest(g) <= tolerance * largest.get(name, 0) + rounding
 
     recorder = Recorder(sites, compare)
     called: set[nn.Module] = set()
-    with requires_grad(trainable.values(), False), torch.enable_grad():
-        try:
-            logits = _probe(model, recorder, twice, called)
-        except (RuntimeError, ValueError, IndexError, TypeError):  # it minds that an index was expanded
+    with requires_grad(model.parameters(), False), torch.enable_grad():
+        for expand in (True, False):  # a model may mind that an index was expanded
             for site in sites:
-                site.expand = False
-            logits = _probe(model, recorder, twice, called)
-        recorder.backward(log_likelihood(logits, (weight, classes)))
+                site.expand = expand
+            try:
+                logits = _probe(model, recorder, inputs, called)
+                recorder.backward(log_likelihood(logits, (weight, classes)))
+            except Exception:
+                log.debug("the model cannot be tried on two examples", exc_info=True)
+                recorder.release()
+            else:
+                break
+        else:
+            return set(), called
     seen = {name for site in sites if site.calls for name in site.parameters}
+    recorder.release()
     # What no gradient reached is right where there is none.
-    agreed = {name for name in seen - recorder.excluded if agrees.get(name, largest.get(name, 0) <= noise)}
-    return agreed, called
+    return {name for name in seen - recorder.excluded if agrees.get(name, not largest.get(name))}, called
 
 
 def _largest(values: Tensor) -> float:

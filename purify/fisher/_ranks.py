@@ -39,17 +39,20 @@ def rank() -> int:
     return distributed.get_rank() if _several() else 0
 
 
-def add_up(totals: dict[str, Sum], examples: int, error: Exception | None) -> int:
+def add_up(totals: dict[str, Sum], examples: int, error: Exception | None, device: torch.device) -> int:
     """Add the sums of all processes up, in place, and return the number of examples of all.
 
     One all-reduce of the diagonal (per type and device), after a small one by which every process learns whether
-    another one failed, so that none waits for ever.
+    another one failed, so that none waits for ever. Where there is one process, nothing is done.
 
     Raises:
         PurifyError: another process failed.
         Exception: ``error``, the failure of this one.
     """
-    device = next(iter(totals.values())).value.device
+    if not _several():
+        if error:
+            raise error
+        return examples
     state = torch.tensor([examples, error is not None], dtype=torch.long, device=device)
     distributed.all_reduce(state)
     if error:

@@ -44,14 +44,33 @@ class Sum:
         self.matrix[where] = after
 
 
+class Scratch:
+    """Memory for temporaries, used again and again: fresh memory costs a page fault for every 4 kB of it.
+
+    Args:
+        chunk: The most elements of a temporary product.
+    """
+
+    def __init__(self, chunk: int) -> None:
+        self.chunk = chunk
+        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def take(self, purpose: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return a (rows, columns) tensor with any content, good until the next call for the same purpose."""
+        key, size = (purpose, dtype, device), rows * columns
+        if key not in self._buffers or self._buffers[key].numel() < size:
+            self._buffers[key] = torch.empty(size, dtype=dtype, device=device)
+        return self._buffers[key][:size].view(rows, columns)
+
+
 class Factor(Protocol):
     """The gradients g_n of one parameter for the examples n of a batch, in some form."""
 
     def example(self, n: int) -> Tensor:
         """g_n, in the parameter's shape."""
 
-    def add_squares(self, total: Sum, chunk: int) -> None:
-        """Add Σ_n g_n² to a sum, with temporaries of about ``chunk`` elements."""
+    def add_squares(self, total: Sum, scratch: Scratch) -> None:
+        """Add Σ_n g_n² to a sum, with temporaries of about ``scratch.chunk`` elements."""
 
 
 class Outer:
@@ -62,17 +81,21 @@ class Outer:
     """
 
     def __init__(self, *pairs: tuple[Tensor, Tensor]) -> None:
-        self.pairs = [(_multipliable(left), right.to(_multipliable(left).dtype)) for left, right in pairs]
+        types = {values.dtype for pair in pairs for values in pair}
+        # Products of bf16 are made in bf16, twice as fast: its range is that of fp32, unlike fp16's.
+        low = torch.bfloat16 in types
+        dtype = torch.bfloat16 if low else reduce(torch.promote_types, types, torch.float32)
+        self.pairs = [(left.to(dtype), right.to(dtype)) for left, right in pairs]
 
     def example(self, n: int) -> Tensor:
         """See `Factor`."""
         return reduce(torch.add, (left[n].T @ right[n] for left, right in self.pairs))
 
-    def add_squares(self, total: Sum, chunk: int) -> None:
+    def add_squares(self, total: Sum, scratch: Scratch) -> None:
         """See `Factor`. One row of the weight is the least that is made at a time.
 
         Cost: the floating-point operations of an ordinary weight gradient. A CPU is fastest with the longer side as
-        rows and one example at a time; a GPU gets as many examples at once as ``chunk`` allows.
+        rows and one example at a time; a GPU gets as many examples at once as the chunk allows.
         """
         pairs = self.pairs
         left, right = pairs[0]
@@ -83,12 +106,12 @@ class Outer:
         if turned:
             pairs = [(right, left) for left, right in pairs]
         rows, columns = pairs[0][0].shape[-1], pairs[0][1].shape[-1]
-        height = min(rows, max(1, chunk // columns))
-        together = max(1, chunk // (height * columns))
+        height = min(rows, max(1, scratch.chunk // columns))
+        together = max(1, scratch.chunk // (height * columns))
         for start in range(0, rows, height):
             here = slice(start, start + height)
             block = [(a[..., here], b) for a, b in pairs]
-            squares = _one_by_one(block) if _one_by_one_is_faster(left.device) else _batched(block, together)
+            squares = _one_by_one(block, scratch) if _one_by_one_is_faster(left.device) else _batched(block, together)
             total.add(squares.T if turned else squares, (slice(None), here) if turned else here)
 
 
@@ -96,10 +119,11 @@ def _one_by_one_is_faster(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _one_by_one(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _one_by_one(pairs: Sequence[tuple[Tensor, Tensor]], scratch: Scratch) -> Tensor:
     left, right = pairs[0]
-    product = left.new_empty(left.shape[-1], right.shape[-1])
-    squares = torch.zeros_like(product, dtype=_wide_type(product))
+    shape = left.shape[-1], right.shape[-1]
+    product = scratch.take("product", *shape, left.dtype, left.device)
+    squares = scratch.take("squares", *shape, _wide_type(left), left.device).zero_()
     more = [list(zip(a.mT.unbind(), b.unbind(), strict=True)) for a, b in pairs[1:]]
     for n, (a, b) in enumerate(zip(left.mT.unbind(), right.unbind(), strict=True)):
         torch.mm(a, b, out=product)
@@ -144,14 +168,14 @@ class Rows:
             g[self.ignore] = 0
         return g
 
-    def add_squares(self, total: Sum, chunk: int) -> None:
+    def add_squares(self, total: Sum, scratch: Scratch) -> None:
         """See `Factor`. A row that occurs twice in one example is squared once, after the sum."""
         batch, width = len(self.index), self.values.shape[-1]
         owner = torch.arange(batch, device=self.index.device).unsqueeze(1)  # (B, 1)
         pairs, which = (owner * self.rows + self.index).flatten().unique(return_inverse=True)  # (P,), (B T,)
         found, row = (pairs % self.rows).unique(return_inverse=True)  # (U,), (P,)
         values = self.values.reshape(-1, width)  # (B T, D)
-        columns = max(1, min(width, chunk // max(1, len(which))))
+        columns = max(1, min(width, scratch.chunk // max(1, len(which))))
         for start in range(0, width, columns):
             here = slice(start, start + columns)
             part = _wide(values[:, here])
@@ -162,7 +186,9 @@ class Rows:
             if columns == width:
                 total.add(squares, found)
             else:
-                dense = total.matrix.new_zeros(self.rows, part.shape[1]).index_copy_(0, found, squares)
+                dense = total.matrix.new_zeros(self.rows, part.shape[1]).index_copy_(
+                    0, found, squares.to(total.matrix.dtype)
+                )
                 total.add(dense, (slice(None), here))
 
 
@@ -180,7 +206,7 @@ class Summed:
         """See `Factor`."""
         return self.values[n]
 
-    def add_squares(self, total: Sum, chunk: int) -> None:
+    def add_squares(self, total: Sum, scratch: Scratch) -> None:
         """See `Factor`."""
         total.add(_wide(self.values).square().sum(0))
 
@@ -197,9 +223,9 @@ class Each:
     example: Callable[[int], Tensor]
     batch: int
 
-    def add_squares(self, total: Sum, chunk: int) -> None:
+    def add_squares(self, total: Sum, scratch: Scratch) -> None:
         """See `Factor`."""
-        add_squares({"": self}, {"": total}, chunk)
+        add_squares({"": self}, {"": total}, scratch)
 
 
 def merged(factors: Sequence[Factor], batch: int) -> Factor:
@@ -213,11 +239,11 @@ def merged(factors: Sequence[Factor], batch: int) -> Factor:
     return Each(lambda n: reduce(torch.add, (factor.example(n) for factor in factors)), batch)
 
 
-def add_squares(factors: Mapping[str, Factor], totals: Mapping[str, Sum], chunk: int) -> None:
+def add_squares(factors: Mapping[str, Factor], totals: Mapping[str, Sum], scratch: Scratch) -> None:
     """Add the squares of several parameters; what goes example by example does so for all of them together."""
     single = {name: factor for name, factor in factors.items() if isinstance(factor, Each)}
     for name in factors.keys() - single.keys():
-        factors[name].add_squares(totals[name], chunk)
+        factors[name].add_squares(totals[name], scratch)
     for n in range(max((factor.batch for factor in single.values()), default=0)):
         for name, factor in single.items():
             totals[name].add(_wide(factor.example(n)).square())
@@ -230,8 +256,3 @@ def _wide_type(values: Tensor) -> torch.dtype:
 def _wide(values: Tensor) -> Tensor:
     """Squares overflow or vanish in half precision."""
     return values.to(_wide_type(values))
-
-
-def _multipliable(values: Tensor) -> Tensor:
-    """Products of bf16 are made in bf16, twice as fast; its range is that of fp32, unlike fp16's."""
-    return values if values.dtype == torch.bfloat16 else _wide(values)
