@@ -170,27 +170,31 @@ def memory(known: dict[str, str]) -> list[Row]:
             if METHODS[name].peer and known.get(name) != "exact":
                 continue
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                peak = pool.apply(peak_memory, (model, length, name))
-            of_model.append({"model": model, "tokens": length, "batch": 32, "method": name, "megabytes": peak / 1e6})
+                weights, on_top = pool.apply(peak_memory, (model, length, name))
+            row = {"model": model, "tokens": length, "batch": 32, "method": name}
+            of_model.append(row | {"megabytes_model": weights / 1e6, "megabytes": on_top / 1e6})
         unit = of_model[0]["megabytes"]
-        rows += [{**row, "ratio": row["megabytes"] / unit} for row in of_model]
+        for row in of_model:
+            whole = (row["megabytes_model"] + row["megabytes"]) / (row["megabytes_model"] + unit)
+            rows.append(row | {"ratio": row["megabytes"] / unit, "ratio_with_model": whole})
     return rows
 
 
-def peak_memory(model_name: str, length: int, name: str) -> int:
-    """Bytes, in a process of its own."""
+def peak_memory(model_name: str, length: int, name: str) -> tuple[int, int]:
+    """Bytes of the weights, and at the peak on top of the loaded model, in a process of its own."""
     model = MODELS[model_name]().eval().to(device())
     data = random_batches(model, length, 32, 1)
+    weights = sum(p.nbytes for p in model.parameters())
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         METHODS[name].run(model, data, TOGETHER[model_name])
-        return torch.cuda.max_memory_allocated() - before
+        return weights, torch.cuda.max_memory_allocated() - before
     METHODS["ordinary"].run(model, [{key: value[:1] for key, value in data[0].items()}], 1)  # libraries' own memory
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _status("VmRSS")
     METHODS[name].run(model, data, TOGETHER[model_name])
-    return _status("VmHWM") - before
+    return weights, _status("VmHWM") - before
 
 
 def _status(field: str) -> int:

@@ -98,6 +98,7 @@ def _trial(
     weight, classes = (torch.cat([part, part]) for part in target)
     weight[1:] = 0  # so that what reaches the second example shows
     agrees: dict[str, bool] = {}
+    scales: dict[str, float] = {}
     largest = {name: _largest(g) for name, g in expected.items()}
 
     def compare(factors: dict[str, Factor]) -> None:
@@ -108,10 +109,10 @@ def _trial(
             if name in expected:  # new memory for a large difference would cost more than the difference
                 g = torch.sub(g, expected[name], out=g if isinstance(factor, Outer | Rows) else None)
             # Where the true gradient is zero (the key bias of attention), rounding is all there is.
-            rounding = noise * kind.eps * recorder.scales.get(name, 0.0)
+            rounding = noise * kind.eps * scales.get(name, 0.0)
             agrees[name] = _largest(g) <= tolerance * largest.get(name, 0) + rounding
 
-    recorder = Recorder(sites, compare)
+    recorder = Recorder(sites, compare, scales)
     called: set[nn.Module] = set()
     with requires_grad(model.parameters(), False), torch.enable_grad():
         for expand in (True, False):  # a model may mind that an index was expanded

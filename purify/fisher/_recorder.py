@@ -29,9 +29,12 @@ class Recorder:
     Args:
         sites: Where to look.
         take: What is done with gradients, given as parameter name -> `Factor`; it holds each parameter once.
+        scales: Gets, while probing, the size of the terms that each parameter's gradient is a sum of.
     """
 
-    def __init__(self, sites: Iterable[Site], take: Callable[[dict[str, Factor]], None]) -> None:
+    def __init__(
+        self, sites: Iterable[Site], take: Callable[[dict[str, Factor]], None], scales: dict[str, float] | None = None
+    ) -> None:
         self.sites = list(sites)
         self.excluded: set[str] = set()
         self._take = take
@@ -40,7 +43,7 @@ class Recorder:
         self._keep = False
         self._probing = False
         self._handles: list[RemovableHandle] = []
-        self.scales: dict[str, float] = {}
+        self._scales = {} if scales is None else scales
         names = [name for site in self.sites for name in site.parameters]
         self._alone = {name for name in names if names.count(name) == 1}
 
@@ -176,7 +179,7 @@ class Recorder:
             inputs = [leaf[0].abs().max().item() for leaf in call.leaves if differentiable(leaf) and leaf.numel()]
             scale = g[0].abs().reshape(-1, g.shape[-1]).sum(0).max().item() * max([1.0, *inputs])
             for name in site.parameters:
-                self.scales[name] = self.scales.get(name, 0.0) + scale
+                self._scales[name] = self._scales.get(name, 0.0) + scale
 
     @contextmanager
     def _forgiving(self, names: Iterable[str]) -> Iterator[None]:

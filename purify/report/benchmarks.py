@@ -62,6 +62,8 @@ def memory_table(rows: pd.DataFrame) -> pd.DataFrame:
     unit = memory[memory["method"] == UNIT].set_index(["model", "tokens"])["megabytes"]
     table = table.drop(columns=UNIT).round(2)
     table.insert(0, "ordinary (MB)", unit.round(0).astype(int))
+    own = memory[memory["method"] == "purify"].set_index(["model", "tokens"])["ratio_with_model"]
+    table["purify, model included"] = own.round(2)
     return table.reset_index()
 
 
