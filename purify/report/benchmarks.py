@@ -45,7 +45,7 @@ def speed_table(rows: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "ordinary (ms per example)", (1000 * unit).round(1))
     table["examples × batch"] = own["examples"].astype(int).astype(str) + " in " + own["batch"].astype(int).astype(str)
     table["set-up (s)"] = own["setup_seconds"].round(2)
-    return table.reset_index()
+    return table.reset_index().astype({"tokens": int})
 
 
 def text_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def memory_table(rows: pd.DataFrame) -> pd.DataFrame:
     table.insert(0, "ordinary (MB)", unit.round(0).astype(int))
     own = memory[memory["method"] == "purify"].set_index(["model", "tokens"])["ratio_with_model"]
     table["purify, model included"] = own.round(2)
-    return table.reset_index()
+    return table.reset_index().astype({"tokens": int})
 
 
 def error_table(rows: pd.DataFrame) -> pd.DataFrame:
