@@ -123,8 +123,7 @@ def text() -> list[Row]:
         part = rows.select(range(start, start + 32))
         made = plm.tokenizer(list(part["text"]), truncation=True, max_length=128, padding=True, return_tensors="pt")
         as_they_come.append({**made, "labels": torch.tensor(part["label"])})
-    move = lambda made: [{key: value.to(device()) for key, value in batch.items()} for batch in made]  # noqa: E731
-    by_length, as_they_come = move(by_length), move(as_they_come)
+    by_length, as_they_come = _moved(by_length), _moved(as_they_come)
     found = seconds(
         {
             "ordinary": partial(ordinary, model, as_they_come, 0),
@@ -138,6 +137,10 @@ def text() -> list[Row]:
         | {"ratio": value / found["ordinary"], "batch": 32, "repetitions": 7}
         for name, value in found.items()
     ]
+
+
+def _moved(batches: list[Batch]) -> list[Batch]:
+    return [{key: value.to(device()) for key, value in batch.items()} for batch in batches]
 
 
 def growth() -> list[Row]:
@@ -242,10 +245,9 @@ def main() -> None:
         "peers": lambda: [{"method": name, "verdict": verdict} for name, verdict in known.items()],
         "text": text,
         "error": error,
-        **{f"speed {cell[0]} {cell[1]}": partial(speed, cell, known) for cell in CELLS[:3]},
+        **{f"speed {cell[0]} {cell[1]}": partial(speed, cell, known) for cell in CELLS},
         "growth": growth,
         "memory": partial(memory, known),
-        **{f"speed {cell[0]} {cell[1]}": partial(speed, cell, known) for cell in CELLS[3:]},
     }
     here = environment("fp32")
     for part, measure in parts.items():

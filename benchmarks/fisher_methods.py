@@ -165,10 +165,11 @@ def nngeometry(model: PreTrainedModel, batches: list[Batch], together: int) -> D
     diagonal = PMatDiag(generator=backend, examples=DataLoader(rows, batch_size=together)).data
     found, shapes = {}, dict(model.named_parameters())
     for layer, start in layers.p_pos.items():
+        place = start
         for name in (f"{layer}.weight", f"{layer}.bias"):
             size = shapes[name].numel()
-            found[name] = diagonal[start : start + size].view_as(shapes[name])
-            start += size  # noqa: PLW2901
+            found[name] = diagonal[place : place + size].view_as(shapes[name])
+            place += size
     return found
 
 

@@ -55,8 +55,7 @@ def targets_of(logits: Tensor, labels: Tensor | None, how: Labels, generator: to
     if how == "exact":  # E_y[g_y²] = Σ_c (√p_c g_c)²
         weights = logits.softmax(-1).sqrt()
         return [(weights[:, c], torch.full_like(weights[:, c], c, dtype=torch.long)) for c in range(classes)]
-    if labels is None:
-        raise PurifyError("a batch has no 'labels': give them, or ask for labels='sampled' or 'exact'")
+    assert labels is not None  # seen to when the batch was split
     if labels.shape != (batch,) or labels.is_floating_point() or labels.is_complex():
         raise PurifyError(f"labels must be {batch} integers, one per example, not {labels.dtype} {tuple(labels.shape)}")
     low, high = int(labels.min()), int(labels.max())

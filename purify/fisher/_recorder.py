@@ -1,6 +1,7 @@
 """Hooks on the sites of a model: what is seen on the way forward, and handed on, on the way back."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -44,8 +45,8 @@ class Recorder:
         self._probing = False
         self._handles: list[RemovableHandle] = []
         self._scales = {} if scales is None else scales
-        names = [name for site in self.sites for name in site.parameters]
-        self._alone = {name for name in names if names.count(name) == 1}
+        uses = Counter(name for site in self.sites for name in site.parameters)
+        self._alone = {name for name, count in uses.items() if count == 1}
 
     @contextmanager
     def forward(self, batch: int, *, probing: bool = False) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """Where parameters are used, and what is seen there: the inputs on the way forward, the gradients on the way back."""
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,8 +13,6 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from purify.errors import PurifyError
 from purify.fisher.factors import Each, Factor
 from purify.fisher.rules import Rule
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
