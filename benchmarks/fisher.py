@@ -1,6 +1,7 @@
 """The diagonal Fisher: time and memory against an ordinary forward and backward pass, and against other libraries.
 
     .venv/bin/python -m pip install -e '.[peers]'  # once, for the peers; without them their rows are left out
+    .venv/bin/python -m pip uninstall torchvision  # a peer brings it, of another torch perhaps; nothing here needs it
     .venv/bin/python benchmarks/fisher.py          # about an hour on 2 cores; killed and restarted, it goes on
 
 Within a row all methods take turns in one process, and medians are shown. Times are per example: peers, which cost the
@@ -44,8 +45,8 @@ PEERS = ("loop over examples", "vmap(grad)", "Opacus")
 CELLS = [
     ("MiniLM-L6", 64, 32, 8, 32, (*OWN, "purify, bf16", *PEERS), 5),
     ("MiniLM-L6", 128, 32, 8, 32, (*OWN, *PEERS), 5),
-    ("BERT-base", 64, 32, 4, 4, (*OWN, *PEERS), 5),
-    ("BERT-base", 128, 32, 2, 4, (*OWN, *PEERS), 5),
+    ("BERT-base", 64, 32, 8, 4, (*OWN, *PEERS), 5),
+    ("BERT-base", 128, 32, 4, 4, (*OWN, *PEERS), 5),
     ("MiniLM-L6", 32, 32, 8, 32, (*OWN, "purify, bf16", *PEERS), 5),
     ("MiniLM-L6", 512, 8, 2, 8, (*OWN, "purify, bf16", *PEERS), 5),
     ("BERT-base", 32, 32, 4, 4, (*OWN, *PEERS), 5),
@@ -165,7 +166,10 @@ def growth() -> list[Row]:
 
 
 def memory(known: dict[str, str]) -> list[Row]:
-    """Peak memory on top of the model, at the batch size of the table or, for peers, what they can take."""
+    """Peak memory on top of the model, over two batches; peers take fewer examples at a time where they must.
+
+    The ordinary pass drops its gradients after each batch, as training does, while all others keep a sum.
+    """
     rows = []
     for model, length in (("MiniLM-L6", 64), ("BERT-base", 64), ("BERT-base", 128)):
         of_model = []
@@ -186,7 +190,7 @@ def memory(known: dict[str, str]) -> list[Row]:
 def peak_memory(model_name: str, length: int, name: str) -> tuple[int, int]:
     """Bytes of the weights, and at the peak on top of the loaded model, in a process of its own."""
     model = MODELS[model_name]().eval().to(device())
-    data = random_batches(model, length, 32, 1)
+    data = random_batches(model, length, 32, 2)
     weights = sum(p.nbytes for p in model.parameters())
     if device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()

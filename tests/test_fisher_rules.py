@@ -11,9 +11,10 @@ from transformers.pytorch_utils import Conv1D
 
 from purify import fisher_diagonal
 from purify.fisher import Outer, Rows, Summed, register
-from purify.fisher.factors import Each, Scratch, Sum, add_squares, merged
+from purify.fisher.factors import Each, add_squares, merged
 from purify.fisher.rules import rule_for
 from purify.fisher.rules.registry import _RULES
+from purify.fisher.sums import Scratch, Sum
 
 SIZES = st.integers(1, 5)
 
@@ -158,6 +159,37 @@ def test_squares(kinds, accumulate, chunk):
     wanted = sum(2 * sum(part.example(n) for part in parts).square() for n in range(4))
     assert torch.allclose(total.value, wanted, rtol=1e-12)
     assert torch.allclose(narrow.value.double(), wanted, rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(gone=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 4))), column=st.integers(0, 2), both=st.booleans())
+def test_positions_without_a_gradient_are_left_out(gone, column, both):
+    """Whichever positions they are, and whether or not others have a zero in some column."""
+    left, right = normal(4, 5, 3), normal(4, 5, 2, seed=1)
+    left[:, :, column] *= normal(4, 5, seed=2) > 0
+    for n, t in gone:
+        (left if not both or t % 2 else right)[n, t] = 0
+    factor, total = Outer((left, right)), Sum(torch.zeros(3, 2, dtype=torch.float64))
+    factor.add_squares(total, Scratch(1000))
+    wanted = torch.einsum("btr,btc->brc", left, right).square().sum(0)
+    assert torch.allclose(total.value, wanted, rtol=1e-12, atol=1e-15)
+
+
+def test_only_positions_with_a_gradient_cost_anything(monkeypatch):
+    """The last layer of a classifier that reads its first position."""
+    left, right, lengths = torch.zeros(4, 5, 3), normal(4, 5, 2, dtype=torch.float32), []
+    left[:, 1:3] = 1
+    multiply = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b, out: (lengths.append(a.shape[1]), multiply(a, b, out=out)))
+    Outer((left, right)).add_squares(Sum(torch.zeros(3, 2)), Scratch(1000))
+    assert lengths == [2] * 4
+
+
+@pytest.mark.parametrize("kind", ["outer", "rows", "summed", "each"])
+def test_a_gradient_along_a_direction(kind):
+    factor, direction = factors(kind), normal(3, seed=9)
+    for n in range(4):
+        assert torch.allclose(factor.along(n, direction), factor.example(n) @ direction, rtol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (7, 5)])

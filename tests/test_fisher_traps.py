@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from purify import PurifyError, fisher_diagonal
 from purify.fisher import share
-from purify.fisher._plan import gradients_of
+from purify.fisher.factors import along
 
 
 class Model(nn.Module):
@@ -200,12 +200,11 @@ def test_memory_is_let_go_without_the_collector(monkeypatch):
     """Activations of earlier batches, and the gradients that the rules were compared with."""
     seen = []
 
-    def gradients(*args, **options):
-        found = gradients_of(*args, **options)
-        seen.extend(map(weakref.ref, found.values()))
-        return found
+    def noted(g, direction):
+        seen.append(weakref.ref(g))
+        return along(g, direction)
 
-    monkeypatch.setattr("purify.fisher._plan.gradients_of", gradients)
+    monkeypatch.setattr("purify.fisher._plan.along", noted)
 
     def how(model, ids):
         x = model.words(ids)
@@ -220,3 +219,12 @@ def test_memory_is_let_go_without_the_collector(monkeypatch):
         gc.enable()
     assert len(seen) >= 10
     assert not any(reference() is not None for reference in seen)
+
+
+def test_gradients_of_the_user_survive():
+    """Ordinary gradients are made to check the rules; they go neither into nor out of ``grad``."""
+    model = Model(lambda model, ids: torch.tanh(model.layer(model.words(ids))).mean(1))
+    model.layer.weight.grad = torch.full((4, 4), 7.0, dtype=torch.float64)
+    fisher_diagonal(model, [ids([2, 3], [4, 5])])
+    assert model.layer.weight.grad.eq(7).all()
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "layer.weight")

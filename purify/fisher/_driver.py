@@ -17,7 +17,8 @@ from purify.fisher._point import At, fractions, weights_at
 from purify.fisher._ranks import add_up, rank
 from purify.fisher._recorder import Recorder
 from purify.fisher._sites import requires_grad
-from purify.fisher.factors import Accumulate, Scratch, Sum, add_squares
+from purify.fisher.factors import add_squares
+from purify.fisher.sums import Accumulate, Scratch, Sum
 from purify.hardware import resolve_precision
 from purify.progress import bar
 

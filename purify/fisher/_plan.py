@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from purify.fisher._loss import Inputs, Target, log_likelihood, logits_of
 from purify.fisher._recorder import Recorder
 from purify.fisher._sites import Site, requires_grad
-from purify.fisher.factors import Factor, Outer, Rows
+from purify.fisher.factors import Factor, along
 from purify.fisher.rules import rule_for
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ def make_plan(model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: I
         trainable: Parameter name -> parameter.
         inputs: A batch; its first two examples are used, or the only one twice.
 
-    Cost: three examples forward and backward, two more where a rule is missing; as much memory as the trainable
-    parameters.
+    Gradients are compared by the product with one random vector, so that none is kept, and few are written at all.
+
+    Cost: three examples forward and backward, two more where a rule is missing; the memory of the largest parameter.
     """
     batch = len(next(iter(inputs.values())))
     two = {key: value[:2] if batch > 1 else torch.cat([value, value]) for key, value in inputs.items()}
@@ -53,7 +55,7 @@ def make_plan(model: nn.Module, trainable: Mapping[str, nn.Parameter], inputs: I
         logits = logits_of(model, {key: value[:1] for key, value in inputs.items()})
         # The least likely class: the gradient at a class that is all but certain is rounding error.
         target = (logits.new_ones(1), logits.detach().argmin(1))
-        expected = gradients_of(logits, target, trainable)
+        expected = _expected(logits, target, trainable)
     del logits
     owners = _owners(model, trainable)
     rules = {module: rule_for(module) for module in owners}
@@ -86,6 +88,44 @@ def _owners(model: nn.Module, trainable: Mapping[str, nn.Parameter]) -> dict[nn.
     return owners
 
 
+def _expected(logits: Tensor, target: Target, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return the gradients of one example by ordinary backpropagation, each as a matrix times a random vector."""
+    found: dict[str, Tensor] = {}
+    loss = log_likelihood(logits, target)
+    if not loss.requires_grad:
+        return found
+
+    def note(name: str, p: Tensor) -> None:
+        assert p.grad is not None
+        g = p.grad.to_dense() if p.grad.is_sparse else p.grad
+        found[name] = along(g, _direction(p))
+        p.grad = None
+
+    before = {name: p.grad for name, p in parameters.items()}
+    with ExitStack() as stack:
+        for name, p in parameters.items():
+            p.grad = None
+            stack.callback(p.register_post_accumulate_grad_hook(partial(note, name)).remove)
+        try:
+            loss.backward(inputs=list(parameters.values()))
+        finally:
+            for name, p in parameters.items():
+                p.grad = before[name]
+    return found
+
+
+@lru_cache(maxsize=64)
+def _random(size: int) -> Tensor:
+    """A vector of values of either sign, none near zero, between which no simple relation holds."""
+    values = 2 * torch.rand(size, generator=torch.Generator().manual_seed(size), dtype=torch.float64) - 1
+    return values + values.sign()
+
+
+def _direction(parameter: Tensor) -> Tensor:
+    columns = parameter.numel() // len(parameter) if parameter.dim() else 1
+    return _random(columns).to(parameter.device, torch.promote_types(parameter.dtype, torch.float32))
+
+
 def _trial(
     model: nn.Module,
     sites: list[Site],
@@ -99,18 +139,17 @@ def _trial(
     weight[1:] = 0  # so that what reaches the second example shows
     agrees: dict[str, bool] = {}
     scales: dict[str, float] = {}
-    largest = {name: _largest(g) for name, g in expected.items()}
+    largest = {name: g.abs().max().item() for name, g in expected.items()}
 
     def compare(factors: dict[str, Factor]) -> None:
         for name, factor in factors.items():
-            g = factor.example(0)
-            kind = torch.finfo(g.dtype)
+            kind = torch.finfo(trainable[name].dtype)
             tolerance, noise = {64: (1e-7, 100), 32: (1e-4, 100)}.get(kind.bits, (0.1, 4))
-            if name in expected:  # new memory for a large difference would cost more than the difference
-                g = torch.sub(g, expected[name], out=g if isinstance(factor, Outer | Rows) else None)
+            direction = _direction(trainable[name])
+            difference = (factor.along(0, direction) - expected.get(name, 0)).abs().max().item()
             # Where the true gradient is zero (the key bias of attention), rounding is all there is.
-            rounding = noise * kind.eps * scales.get(name, 0.0)
-            agrees[name] = _largest(g) <= tolerance * largest.get(name, 0) + rounding
+            rounding = noise * kind.eps * scales.get(name, 0.0) * direction.norm().item()
+            agrees[name] = difference <= tolerance * largest.get(name, 0) + rounding
 
     recorder = Recorder(sites, compare, scales)
     called: set[nn.Module] = set()
@@ -132,11 +171,6 @@ def _trial(
     recorder.release()
     # What no gradient reached is right where there is none.
     return {name for name in seen - recorder.excluded if agrees.get(name, not largest.get(name))}, called
-
-
-def _largest(values: Tensor) -> float:
-    low, high = values.aminmax()
-    return max(-low.item(), high.item())
 
 
 def _probe(model: nn.Module, recorder: Recorder, inputs: Inputs, called: set[nn.Module]) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 
 from purify.errors import PurifyError
-from purify.fisher.factors import Sum
+from purify.fisher.sums import Sum
 
 T = TypeVar("T")
 

@@ -7,60 +7,13 @@ squared and added block by block.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal, Protocol, cast
+from math import ceil
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
-Accumulate = Literal["fp32", "kahan", "fp64"]
-Where = slice | Tensor | tuple[slice, slice]
-
-
-class Sum:
-    """The sum of squares of one parameter over batches, in fp32 at least.
-
-    Args:
-        like: The parameter.
-        accumulate: "fp32"; "kahan", which carries the rounding errors of the sum over batches along, for twice the
-            memory; or "fp64". What is in float64 stays so.
-    """
-
-    def __init__(self, like: Tensor, accumulate: Accumulate = "fp32") -> None:
-        least = torch.float64 if accumulate == "fp64" else torch.float32
-        self.value = torch.zeros(like.shape, dtype=torch.promote_types(like.dtype, least), device=like.device)
-        self.matrix = self.value.view(len(like) if like.dim() else 1, -1)  # what `add` sees
-        self._lost = torch.zeros_like(self.matrix) if accumulate == "kahan" else None
-
-    def add(self, block: Tensor, where: Where = slice(None)) -> None:
-        """Add a block to a part of the parameter as a matrix; ``where`` names no row twice."""
-        block = block.reshape(-1, block.shape[-1] if isinstance(where, tuple) else self.matrix.shape[1])
-        if self._lost is None:
-            self.matrix[where] += block
-            return
-        before = self.matrix[where].clone()
-        block = block.to(before.dtype) - self._lost[where]
-        after = before + block
-        self._lost[where] = (after - before) - block
-        self.matrix[where] = after
-
-
-class Scratch:
-    """Memory for temporaries, used again and again: fresh memory costs a page fault for every 4 kB of it.
-
-    Args:
-        chunk: The most elements of a temporary product.
-    """
-
-    def __init__(self, chunk: int) -> None:
-        self.chunk = chunk
-        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
-
-    def take(self, purpose: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return a (rows, columns) tensor with any content, good until the next call for the same purpose."""
-        key, size = (purpose, dtype, device), rows * columns
-        if key not in self._buffers or self._buffers[key].numel() < size:
-            self._buffers[key] = torch.empty(size, dtype=dtype, device=device)
-        return self._buffers[key][:size].view(rows, columns)
+from purify.fisher.sums import Scratch, Sum
 
 
 class Factor(Protocol):
@@ -69,11 +22,20 @@ class Factor(Protocol):
     def example(self, n: int) -> Tensor:
         """g_n, in the parameter's shape."""
 
+    def along(self, n: int, direction: Tensor) -> Tensor:
+        """g_n, as a matrix, times a vector: enough to tell one gradient from another."""
+        return along(self.example(n), direction)
+
     def add_squares(self, total: Sum, scratch: Scratch) -> None:
         """Add Σ_n g_n² to a sum, with temporaries of about ``scratch.chunk`` elements."""
 
 
-class Outer:
+def along(g: Tensor, direction: Tensor) -> Tensor:
+    """Return a gradient, as a matrix, times a vector."""
+    return g.reshape(-1, len(direction)).to(direction.dtype) @ direction
+
+
+class Outer(Factor):
     """g_n = Σ_t left_nt ⊗ right_nt: the weight of a linear map.
 
     Args:
@@ -91,46 +53,68 @@ class Outer:
         """See `Factor`."""
         return reduce(torch.add, (left[n].T @ right[n] for left, right in self.pairs))
 
+    def along(self, n: int, direction: Tensor) -> Tensor:
+        """See `Factor`."""
+        wide = [(left[n].to(direction.dtype), right[n].to(direction.dtype)) for left, right in self.pairs]
+        return reduce(torch.add, (left.T @ (right @ direction) for left, right in wide))
+
     def add_squares(self, total: Sum, scratch: Scratch) -> None:
         """See `Factor`. One row of the weight is the least that is made at a time.
 
-        Cost: the floating-point operations of an ordinary weight gradient. A CPU is fastest with the longer side as
-        rows and one example at a time; a GPU gets as many examples at once as the chunk allows.
+        Cost: the floating-point operations of an ordinary weight gradient, less those for positions whose gradient is
+        zero in all examples: most of the last layer of a classifier that reads one position. A CPU is fastest with
+        one example at a time; a GPU gets as many at once as the chunk allows.
         """
-        pairs = self.pairs
+        pairs = [_trimmed(left, right) for left, right in self.pairs]
         left, right = pairs[0]
         if len(pairs) == 1 and left.shape[1] == 1:  # (l ⊗ r)² = l² ⊗ r²
             total.add(_wide(left[:, 0]).square().T @ _wide(right[:, 0]).square())
             return
-        turned = left.shape[-1] < right.shape[-1]
-        if turned:
-            pairs = [(right, left) for left, right in pairs]
-        rows, columns = pairs[0][0].shape[-1], pairs[0][1].shape[-1]
-        height = min(rows, max(1, scratch.chunk // columns))
+        rows, columns = left.shape[-1], right.shape[-1]
+        height = ceil(rows / ceil(rows / max(1, scratch.chunk // columns)))  # blocks of one height, or nearly
         together = max(1, scratch.chunk // (height * columns))
         for start in range(0, rows, height):
             here = slice(start, start + height)
             block = [(a[..., here], b) for a, b in pairs]
-            squares = _one_by_one(block, scratch) if _one_by_one_is_faster(left.device) else _batched(block, together)
-            total.add(squares.T if turned else squares, (slice(None), here) if turned else here)
+            if _one_by_one_is_faster(left.device):
+                _one_by_one(block, total, here, scratch)
+            else:
+                total.add(_batched(block, together), here)
+
+
+def _trimmed(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut off positions (B, T, …) before the first and after the last that any example has a gradient at."""
+    if left.shape[1] == 1 or not left.is_cpu:  # a GPU would have to wait for the answer
+        return left, right
+    there = left[..., 0] != 0
+    missing = ~there
+    if missing.any():  # seldom: one column tells mostly
+        there[missing] = left[missing].any(-1)
+    found = there.any(0).nonzero().flatten().tolist() or [0]
+    part = slice(found[0], found[-1] + 1)
+    return left[:, part], right[:, part]
 
 
 def _one_by_one_is_faster(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def _one_by_one(pairs: Sequence[tuple[Tensor, Tensor]], scratch: Scratch) -> Tensor:
+def _one_by_one(pairs: Sequence[tuple[Tensor, Tensor]], total: Sum, here: slice, scratch: Scratch) -> None:
     left, right = pairs[0]
     shape = left.shape[-1], right.shape[-1]
     product = scratch.take("product", *shape, left.dtype, left.device)
-    squares = scratch.take("squares", *shape, _wide_type(left), left.device).zero_()
+    squares = total.open(here, _wide_type(left))
+    whole = squares is not None
+    if squares is None:
+        squares = scratch.take("squares", *shape, _wide_type(left), left.device).zero_()
     more = [list(zip(a.mT.unbind(), b.unbind(), strict=True)) for a, b in pairs[1:]]
     for n, (a, b) in enumerate(zip(left.mT.unbind(), right.unbind(), strict=True)):
         torch.mm(a, b, out=product)
         for use in more:
             product.addmm_(*use[n])
         squares.addcmul_(product, product)
-    return squares
+    if not whole:
+        total.add(squares, here)
 
 
 def _batched(pairs: Sequence[tuple[Tensor, Tensor]], together: int) -> Tensor:
@@ -146,7 +130,7 @@ def _batched(pairs: Sequence[tuple[Tensor, Tensor]], together: int) -> Tensor:
 
 
 @dataclass
-class Rows:
+class Rows(Factor):
     """g_n = Σ_t value_nt in the row index_nt: the weight of an embedding.
 
     Attributes:
@@ -167,6 +151,11 @@ class Rows:
         if self.ignore is not None:
             g[self.ignore] = 0
         return g
+
+    def along(self, n: int, direction: Tensor) -> Tensor:
+        """See `Factor`."""
+        values = (self.values[n].to(direction.dtype) @ direction).unsqueeze(1)
+        return Rows(self.index[n : n + 1], values.unsqueeze(0), self.rows, self.ignore).example(0).squeeze(1)
 
     def add_squares(self, total: Sum, scratch: Scratch) -> None:
         """See `Factor`. A row that occurs twice in one example is squared once, after the sum."""
@@ -193,7 +182,7 @@ class Rows:
 
 
 @dataclass
-class Summed:
+class Summed(Factor):
     """g_n as it is, for parameters as small as a bias.
 
     Attributes:
@@ -211,17 +200,20 @@ class Summed:
         total.add(_wide(self.values).square().sum(0))
 
 
-@dataclass
-class Each:
+class Each(Factor):
     """g_n by whatever computes it for one example; never more than one is kept.
 
-    Attributes:
-        example: n -> g_n.
+    Args:
+        make: n -> g_n.
         batch: B.
     """
 
-    example: Callable[[int], Tensor]
-    batch: int
+    def __init__(self, make: Callable[[int], Tensor], batch: int) -> None:
+        self._make, self.batch = make, batch
+
+    def example(self, n: int) -> Tensor:
+        """See `Factor`."""
+        return self._make(n)
 
     def add_squares(self, total: Sum, scratch: Scratch) -> None:
         """See `Factor`."""
