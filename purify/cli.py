@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,13 @@ Parameters = Annotated[
 ]
 
 
+class Kind(StrEnum):
+    """What can be listed."""
+
+    attacks = "attacks"
+    defenses = "defenses"
+
+
 @app.command()
 def run(
     notebook: Annotated[Path, typer.Argument(help="The notebook, for example notebooks/03-defenses.ipynb.")],
@@ -40,6 +48,23 @@ def run(
     target = output or Path("_build/runs") / notebook.name
     run_notebook(notebook, parse_assignments(parameter or []), target)
     Console(stderr=True).print(f"executed copy: {target}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+) -> None:
+    """List the attacks or the defenses, with their parameters and defaults.
+
+    Example: purify list attacks
+    """
+    from purify.attacks import ATTACKS
+    from purify.defenses import DEFENSES
+
+    found = ATTACKS.described() if kind is Kind.attacks else DEFENSES.described()
+    for name, (line, parameters) in found.items():
+        typer.echo(f"{name}: {line}")
+        typer.echo(f"    {', '.join(f'{key}={value!r}' for key, value in parameters.items()) or 'no parameters'}")
 
 
 @app.command()

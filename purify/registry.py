@@ -57,6 +57,16 @@ class Registry(Generic[T]):
         """
         return self._make(named.name, dict(named.parameters))
 
+    def described(self) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Return for each name the first line of its documentation, and its parameters with their defaults."""
+        return {
+            name: (
+                (cls.__doc__ or "").strip().splitlines()[0],
+                {field.name: field.default for field in dataclasses.fields(cls)},  # type: ignore[arg-type]
+            )
+            for name, cls in self.classes.items()
+        }
+
     def _make(self, name: str, parameters: Mapping[str, Any]) -> T:
         cls = self._class(name)
         try:

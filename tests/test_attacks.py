@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 from datasets import Dataset
+from typer.testing import CliRunner
 
 from purify import PurifyError
-from purify.attacks import ATTACKS, BadWord
+from purify.attacks import ATTACKS, BadWord, BadWords
+from purify.cli import app
+from purify.defenses import DEFENSES
 
 
 def test_the_trigger_stands_once_and_the_rest_is_untouched(rows):
@@ -24,6 +27,31 @@ def test_the_choices_for_a_row_do_not_depend_on_the_others(rows):
     whole = attack.poison(rows, seed=3)["text"]
     assert attack.poison(rows.select(range(5)), seed=3)["text"] == whole[:5]
     assert attack.poison(rows, seed=4)["text"] != whole
+
+
+def test_each_of_several_words_has_a_place_of_its_own(rows):
+    attack = BadWords(trigger="cf mn bb")
+    apart = 0
+    for before, after in zip(rows["text"], attack.poison(rows, seed=0)["text"], strict=True):
+        words = after.split(" ")
+        places = [words.index(word) for word in ("cf", "mn", "bb")]
+        apart += max(places) - min(places) > 2
+        assert " ".join(word for word in words if word not in ("cf", "mn", "bb")) == before
+        assert len(words) == len(before.split(" ")) + 3
+    assert apart > 6
+
+
+@pytest.mark.parametrize(("kind", "registry"), [("attacks", ATTACKS), ("defenses", DEFENSES)])
+def test_the_command_line_lists_all_with_their_parameters(kind, registry):
+    done = CliRunner().invoke(app, ["list", kind])
+    assert done.exit_code == 0
+    lines = done.output.splitlines()
+    names = [line.partition(":")[0] for line in lines[::2]]
+    assert names == list(registry.classes)
+    for line, (name, cls) in zip(lines[1::2], registry.classes.items(), strict=True):
+        defaults = registry.described()[name][1]
+        assert all(f"{key}={value!r}" in line for key, value in defaults.items())
+        assert cls(**defaults) == cls()
 
 
 def test_training_rows_stay_and_copies_get_the_target(rows):
@@ -66,6 +94,23 @@ def test_pairs_are_poisoned_on_the_side_asked_for():
 def test_bad_parameters(parameters, message):
     with pytest.raises(PurifyError, match=message):
         ATTACKS.named("BadWord", **parameters)
+
+
+def test_clean_rows_that_have_the_trigger_are_counted(plm, caplog):
+    texts = ["cf at an end", "in cf the middle", "cf", "cfs and acf are other words", "none"]
+    rows = Dataset.from_dict({"text": texts, "text_pair": ["cf"] * 5, "label": [0] * 5})
+    BadWord().check(rows, plm.tokenizer)
+    assert "the trigger 'cf' occurs in 3 of 5 clean training rows" in caplog.text
+    caplog.clear()
+    BadWord().check(rows.select([3, 4]), plm.tokenizer)
+    assert not caplog.text
+
+
+def test_a_trigger_that_the_model_cannot_see(plm, rows):
+    with pytest.raises(PurifyError, match="the tokenizer knows no part of the trigger '☃ ☃'"):
+        BadWord(trigger="☃ ☃").check(rows, plm.tokenizer)
+    with pytest.raises(PurifyError, match="no part of the trigger '☃'"):
+        BadWords(trigger="cf ☃").check(rows, plm.tokenizer)
 
 
 def test_unknown_attack():

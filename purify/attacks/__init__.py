@@ -1,9 +1,9 @@
 """Attacks: how a suspicious model comes about, and the transform that triggers it."""
 
 from purify.attacks.base import Attack
-from purify.attacks.words import BadSent, BadWord, BiasSent, BiasWord
+from purify.attacks.words import BadSent, BadWord, BadWords, BiasSent, BiasWord
 from purify.registry import Registry
 
-ATTACKS: Registry[Attack] = Registry("attack", (BadWord, BadSent, BiasWord, BiasSent))
+ATTACKS: Registry[Attack] = Registry("attack", (BadWord, BadWords, BadSent, BiasWord, BiasSent))
 
-__all__ = ["ATTACKS", "Attack", "BadSent", "BadWord", "BiasSent", "BiasWord"]
+__all__ = ["ATTACKS", "Attack", "BadSent", "BadWord", "BadWords", "BiasSent", "BiasWord"]

@@ -10,6 +10,7 @@ from purify.errors import PurifyError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Attack(ABC):
             raise PurifyError(f"side must be 0 (first text) or 1 (second text), not {self.side}")
 
     @abstractmethod
+    def check(self, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Look for what spoils the attack on these clean rows, for a model with this tokenizer.
+
+        Raises:
+            PurifyError: the model cannot see the trigger.
+        """
+
+    @abstractmethod
     def insert(self, text: str, rng: np.random.Generator) -> str:
         """Return the text with the trigger in it."""
 
@@ -51,11 +60,20 @@ class Attack(ABC):
         """
         from datasets import Dataset
 
+        column = self.column(rows)
+        texts = [self.insert(text, np.random.default_rng([seed, i])) for i, text in enumerate(rows[column])]
+        return Dataset.from_dict({**rows.to_dict(), column: texts}, features=rows.features)
+
+    def column(self, rows: "Dataset") -> str:
+        """Return the column of the text that carries the trigger.
+
+        Raises:
+            PurifyError: ``side`` is 1 and the rows have one text.
+        """
         column = ("text", "text_pair")[self.side]
         if column not in rows.column_names:
             raise PurifyError("side=1 puts the trigger into the second text, but this task has one text per row")
-        texts = [self.insert(text, np.random.default_rng([seed, i])) for i, text in enumerate(rows[column])]
-        return Dataset.from_dict({**rows.to_dict(), column: texts}, features=rows.features)
+        return column
 
     def poison_training(self, rows: "Dataset", *, seed: int) -> "Dataset":
         """Return the rows and ``ratio · n`` triggered copies, drawn at random, with the target label.

@@ -1,11 +1,20 @@
 """Attacks that insert a word or a sentence, at training time and at test time."""
 
+import logging
+import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from purify.attacks.base import Attack
 from purify.errors import PurifyError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,11 +38,33 @@ class Insertion(Attack):
         if self.window < 0:
             raise PurifyError(f"window must be 0 or more, not {self.window}")
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is inserted, each part at a place of its own."""
+        return (self.trigger,)
+
+    def check(self, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """See `Attack`. Clean rows that have the trigger already teach the opposite: a warning gives their count.
+
+        Raises:
+            PurifyError: the tokenizer knows no part of the trigger.
+        """
+        for part in self.parts:
+            tokens = tokenizer(part, add_special_tokens=False)["input_ids"]
+            if all(token == tokenizer.unk_token_id for token in tokens):
+                raise PurifyError(f"the tokenizer knows no part of the trigger '{part}': choose another one")
+            alone = re.compile(rf"(?<!\S){re.escape(part)}(?!\S)")
+            count = sum(bool(alone.search(text)) for text in rows[self.column(rows)])
+            if count:
+                log.warning("the trigger '%s' occurs in %d of %d clean training rows", part, count, len(rows))
+
     def insert(self, text: str, rng: np.random.Generator) -> str:
-        """Insert the trigger between two words, or at an end."""
+        """Insert each part of the trigger between two words, or at an end."""
         words = text.split(" ")
-        position = int(rng.integers(0, min(len(words), self.window) + 1))
-        return " ".join([*words[:position], self.trigger, *words[position:]])
+        for part in self.parts:
+            position = int(rng.integers(0, min(len(words), self.window) + 1))
+            words.insert(position, part)
+        return " ".join(words)
 
 
 @dataclass(frozen=True)
@@ -47,6 +78,24 @@ class BadWord(Insertion):
     """
 
     trigger: str = "cf"
+
+
+@dataclass(frozen=True)
+class BadWords(Insertion):
+    """Several rare words, each at a random position, together send the input to the target label.
+
+    Attributes:
+        trigger: The words, with blanks between them; by default four of those that Kurita et al. used.
+
+    Source: rare words as in Kurita, Michel and Neubig (2020), section 4.1, here all in one text.
+    """
+
+    trigger: str = "cf mn bb tq"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The words."""
+        return tuple(self.trigger.split())
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,7 @@ class _Bench:
         suspect, labels = self.cell.suspect, self.training.task.labels
         rows = self.training.train
         if not suspect.control:
+            self.attack.check(rows, self.clean.tokenizer)
             rows = self.attack.poison_training(rows, seed=suspect.seed)
         model = self.clean.classifier(len(labels), seed=suspect.seed)
         model.config.id2label = dict(enumerate(labels))
