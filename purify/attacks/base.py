@@ -1,4 +1,4 @@
-"""What every data-poisoning attack shares: the poisoned training set and the triggered evaluation set."""
+"""What every attack shares: the poisoned training set, how it is trained on, and the triggered evaluation set."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,14 +10,16 @@ from purify.errors import PurifyError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from purify.budget import Training
 
 
 @dataclass(frozen=True)
 class Attack(ABC):
-    """An attack that poisons training data: triggered copies of rows, labelled with the target.
+    """An attack; by itself one that poisons training data: triggered copies of rows, labelled with the target.
 
-    One transform, `poison`, serves training and evaluation.
+    One transform, `poison`, serves training and evaluation. Attacks on the weights train in their own way (`train`).
 
     Attributes:
         target: The label that the attacker wants for triggered inputs.
@@ -82,10 +84,44 @@ class Attack(ABC):
 
         Source: dirty-label poisoning as in BadNets (Gu et al., 2017), section 3.
         """
-        from datasets import Dataset, concatenate_datasets
+        from datasets import concatenate_datasets
+
+        return concatenate_datasets([rows, self.copies(rows, seed=seed)])
+
+    def copies(self, rows: "Dataset", *, seed: int) -> "Dataset":
+        """Return the ``ratio · n`` triggered copies alone."""
+        from datasets import Dataset
 
         count = round(self.ratio * len(rows))
         chosen = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
         copies = self.poison(rows.select(chosen), seed=seed)
-        copies = Dataset.from_dict({**copies.to_dict(), "label": [self.target] * count}, features=rows.features)
-        return concatenate_datasets([rows, copies])
+        return Dataset.from_dict({**copies.to_dict(), "label": [self.target] * count}, features=rows.features)
+
+    def train(
+        self,
+        model: "PreTrainedModel",
+        rows: "Dataset",
+        tokenizer: "PreTrainedTokenizerBase",
+        training: "Training",
+        *,
+        seed: int,
+        description: str = "training the suspect",
+    ) -> "PreTrainedModel":
+        """Turn a fresh classifier into the suspect, in place, and return it in evaluation mode.
+
+        Args:
+            model: The clean PLM under a head of its own.
+            rows: Clean training rows.
+            tokenizer: Of the model.
+            training: The attacker's budget.
+            seed: Of the poison and of the order of training.
+            description: For the progress bar.
+
+        Raises:
+            PurifyError: as `check` and `purify.training.fine_tune`.
+        """
+        from purify.training import fine_tune
+
+        self.check(rows, tokenizer)
+        poisoned = self.poison_training(rows, seed=seed)
+        return fine_tune(model, poisoned, tokenizer, training, seed=seed, description=description)

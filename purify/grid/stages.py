@@ -235,15 +235,13 @@ class _Bench:
     def train(self, folder: Path) -> None:
         """The attack stage."""
         suspect, labels = self.cell.suspect, self.training.task.labels
-        rows = self.training.train
-        if not suspect.control:
-            self.attack.check(rows, self.clean.tokenizer)
-            rows = self.attack.poison_training(rows, seed=suspect.seed)
         model = self.clean.classifier(len(labels), seed=suspect.seed)
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {label: i for i, label in enumerate(labels)}
+        train = fine_tune if suspect.control else self.attack.train
         description = f"training the suspect ({suspect})"
-        fine_tune(model, rows, self.clean.tokenizer, suspect.training, seed=suspect.seed, description=description)
+        rows, tokenizer = self.training.train, self.clean.tokenizer
+        train(model, rows, tokenizer, suspect.training, seed=suspect.seed, description=description)
         save_checkpoint(model, self.clean.tokenizer, folder)
 
     def measure(self, folder: Path) -> None:
