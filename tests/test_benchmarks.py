@@ -22,7 +22,14 @@ def test_ratios_are_those_of_the_times(rows):
     for model, tokens in table.index:
         wanted = speed[model, tokens, "purify"] / speed[model, tokens, "ordinary"]
         assert table.loc[(model, tokens), "purify"] == pytest.approx(wanted, abs=0.006)
+        row = table.loc[(model, tokens)]
+        examples = int(row["examples × batch"].split()[0])
+        share = row["set-up (s)"] / (examples * speed[model, tokens, "ordinary"])
+        assert row["purify, less set-up"] == pytest.approx(wanted - share, abs=0.02)
     assert len(table) >= 3
+    for _, lengths in table.reset_index().groupby("model", sort=False)["tokens"]:
+        assert lengths.is_monotonic_increasing
+        assert lengths.index.tolist() == list(range(lengths.index[0], lengths.index[-1] + 1))
     assert "ordinary" not in table.columns
 
 
