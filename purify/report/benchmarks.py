@@ -132,7 +132,7 @@ def growth_figure(rows: pd.DataFrame) -> Figure:
     """Time over the number of examples and over the number of parameters, with lines of slope 1."""
     growth = rows[rows["part"] == "growth"]
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-    labels = {"examples": "examples (MiniLM-L6)", "parameters": "parameters without embeddings (64 examples)"}
+    labels = {"examples": "examples (MiniLM-L6)", "parameters": "parameters, without embeddings"}
     for axis, (what, label) in zip(axes, labels.items(), strict=True):
         points = _of(growth, what).sort_values(what)
         x, y = points[what].to_numpy(), points["seconds"].to_numpy()
@@ -140,6 +140,11 @@ def growth_figure(rows: pd.DataFrame) -> Figure:
         axis.loglog(x, middle * x, color="black", linewidth=1, linestyle="--", label="linear")
         axis.loglog(x, y, color=_COLOURS["purify"], marker="o", linestyle="none", label="measured")
         axis.set(xlabel=label, ylabel="seconds")
+        axis.minorticks_off()
+        ticks = x if what == "examples" else np.array([5e6, 1e7, 2e7, 4e7, 8e7])
+        axis.set_xticks(ticks, [f"{tick:g}" if what == "examples" else f"{tick / 1e6:g} M" for tick in ticks])
+        seconds = [tick for tick in (0.5, 1, 2, 4, 8, 16) if y.min() / 2 < tick < 2 * y.max()]
+        axis.set_yticks(seconds, [f"{tick:g}" for tick in seconds])
     axes[0].legend(frameon=False)
     sns.despine(figure)
     return figure
