@@ -117,7 +117,7 @@ def test_lists_are_axes_and_thresholds_add_policies():
 
 def test_the_projects_grids_can_be_read(tmp_path):
     sizes = {path.stem: len(load_grid(path)) for path in GRIDS.glob("*.yml")}
-    assert sizes.keys() == {"smoke", "default", "companion", "paper"}
+    assert sizes.keys() == {"smoke", "default", "companion", "paper", "attacks"}
     assert sizes["smoke"] == 10
     assert sizes["default"] == 12
     paper = load_grid(GRIDS / "paper.yml")
