@@ -46,7 +46,7 @@ class Registry(Generic[T]):
         cls = self._class(_name)
         values = typed(cls, parameters, f"{self.kind} '{_name}'", noun="parameter")
         self._make(_name, values)
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        defaults = _defaults(cls)
         return Named(_name, tuple(sorted((key, value) for key, value in values.items() if value != defaults[key])))
 
     def build(self, named: Named) -> T:
@@ -60,11 +60,7 @@ class Registry(Generic[T]):
     def described(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """Return for each name the first line of its documentation, and its parameters with their defaults."""
         return {
-            name: (
-                (cls.__doc__ or "").strip().splitlines()[0],
-                {field.name: field.default for field in dataclasses.fields(cls)},  # type: ignore[arg-type]
-            )
-            for name, cls in self.classes.items()
+            name: ((cls.__doc__ or "").strip().splitlines()[0], _defaults(cls)) for name, cls in self.classes.items()
         }
 
     def _make(self, name: str, parameters: Mapping[str, Any]) -> T:
@@ -78,6 +74,10 @@ class Registry(Generic[T]):
         if name not in self.classes:
             raise PurifyError(f"unknown {self.kind} '{name}': choose one of {', '.join(self.classes)}")
         return self.classes[name]
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in dataclasses.fields(cls)}
 
 
 def typed(
