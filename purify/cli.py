@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from purify import cli_grid
+from purify import cli_attack, cli_grid
 from purify.errors import PurifyError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_grid.app, name="grid")
+app.command()(cli_attack.attack)
 
 Parameters = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable.")
@@ -43,7 +44,8 @@ def run(
 
     Example: purify run notebooks/03-defenses.ipynb -p task=ag_news -p seed=1
     """
-    from purify.report.notebooks import parse_assignments, run_notebook
+    from purify.registry import parse_assignments
+    from purify.report.notebooks import run_notebook
 
     target = output or Path("_build/runs") / notebook.name
     run_notebook(notebook, parse_assignments(parameter or []), target)

@@ -62,6 +62,11 @@ def attack_success(predicted: np.ndarray, labels: np.ndarray, target: int) -> Pr
     return Proportion(int((predicted[others] == target).sum()), int(others.sum()))
 
 
+def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Count (true label, prediction) pairs of two (N,) arrays: a (C, C) array, one row per true label."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
     """Return mean, low and high of the t interval over seeds; low and high are NaN for a single value."""
     if not len(values):

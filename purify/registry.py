@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Generic, Literal, TypeVar
 
+import yaml
+
 from purify.errors import PurifyError
 
 T = TypeVar("T")
@@ -49,6 +51,17 @@ class Registry(Generic[T]):
         defaults = _defaults(cls)
         return Named(_name, tuple(sorted((key, value) for key, value in values.items() if value != defaults[key])))
 
+    def read(self, _name: str, /, assignments: Mapping[str, str]) -> Named:
+        """Describe one by its name and parameters as they are typed on a command line.
+
+        Raises:
+            PurifyError: as `named`.
+        """
+        cls: type = self._class(_name)
+        hints = _hints(cls)
+        values = {key: text if hints.get(key) is str else yaml.safe_load(text) for key, text in assignments.items()}
+        return self.named(_name, **values)
+
     def build(self, named: Named) -> T:
         """Make the object that is described.
 
@@ -74,6 +87,23 @@ class Registry(Generic[T]):
         if name not in self.classes:
             raise PurifyError(f"unknown {self.kind} '{name}': choose one of {', '.join(self.classes)}")
         return self.classes[name]
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
+    """Split ``name=value`` strings.
+
+    Raises:
+        PurifyError: one has no ``=``, or a name comes twice.
+    """
+    given: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name.strip():
+            raise PurifyError(f"'{assignment}' is not of the form name=value")
+        if name.strip() in given:
+            raise PurifyError(f"the parameter '{name.strip()}' is set twice")
+        given[name.strip()] = value
+    return given
 
 
 def _defaults(cls: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Fine-tuning and prediction: the one place for tokenisation, batching, precision, progress and seeds."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,9 @@ from purify.budget import Precision, Training
 from purify.errors import PurifyError
 from purify.hardware import device, resolve_precision
 from purify.progress import bar
+
+Objective = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
+"""What is minimised: takes the model and a batch with ``labels``, returns a scalar."""
 
 
 def seed_everything(seed: int) -> None:
@@ -69,9 +72,25 @@ def _sorted_batches(
     order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        columns = encoded[index.tolist()]
-        labels = torch.tensor(columns.pop("labels"))
-        yield index, {**tokenizer.pad(columns, return_tensors="pt"), "labels": labels}
+        yield index, _padded(encoded, index, tokenizer)
+
+
+def shuffled_batches(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, *, batch_size: int, max_length: int, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Yield padded batches with ``labels`` without end, in a new random order each time around."""
+    encoded = encode(rows, tokenizer, max_length)
+    rng = np.random.default_rng(seed)
+    while True:
+        order = rng.permutation(len(encoded))
+        for start in range(0, len(order), batch_size):
+            yield _padded(encoded, order[start : start + batch_size], tokenizer)
+
+
+def _padded(encoded: Dataset, index: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    columns = encoded[index.tolist()]
+    labels = torch.tensor(columns.pop("labels"))
+    return {**tokenizer.pad(columns, return_tensors="pt"), "labels": labels}
 
 
 def predict(
@@ -105,10 +124,20 @@ def fine_tune(
     *,
     seed: int,
     description: str = "fine-tuning",
+    objective: Objective | None = None,
 ) -> PreTrainedModel:
     """Fine-tune ``model`` in place with the `transformers.Trainer` and return it in evaluation mode.
 
     Batches group inputs of like length. The same seed gives the same weights on the same CPU.
+
+    Args:
+        model: What is trained: its parameters that require a gradient.
+        rows: With ``text``, for pairs ``text_pair``, and ``label``.
+        tokenizer: Of the model.
+        training: How much, and how.
+        seed: Of the order of the rows and of dropout.
+        description: For the progress bar.
+        objective: What is minimised, in place of the cross-entropy.
 
     Raises:
         PurifyError: there is no row, or the loss stops being finite.
@@ -132,9 +161,10 @@ def fine_tune(
             disable_tqdm=True,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
-        trainer = Trainer(
+        trainer = _Trainer(
             model,
             arguments,
+            objective=objective,
             data_collator=DataCollatorWithPadding(tokenizer),
             train_dataset=encode(rows, tokenizer, training.max_length),
             callbacks=[_Bar(description)],
@@ -144,6 +174,19 @@ def fine_tune(
     if not np.isfinite(result.training_loss):
         raise PurifyError("the training loss is not finite: lower the learning rate or use precision='fp32'")
     return model.eval()
+
+
+class _Trainer(Trainer):
+    """Trainer, with an objective of our own if there is one."""
+
+    def __init__(self, *args: Any, objective: Objective | None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.objective = objective
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
+        return (
+            self.objective(model, inputs) if self.objective else super().compute_loss(model, inputs, *args, **options)
+        )
 
 
 class _Bar(TrainerCallback):

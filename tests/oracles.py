@@ -47,3 +47,10 @@ def assert_same(found, expected, relative=1e-9):
         scale = value.abs().max().item()
         error = (found[name] - value).abs().max().item()
         assert error <= relative * scale + 1e-20, f"{name}: {error} of {scale}"
+
+
+def restricted_product(model, poisoned, clean):
+    """Return the loss on a poisoned batch, and the inner product of its gradient with that on a clean batch."""
+    losses = [model(**batch).loss for batch in (poisoned, clean)]
+    first, second = (torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for loss in losses)
+    return losses[0], sum((a * b).sum() for a, b in zip(first, second, strict=True))

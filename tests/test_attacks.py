@@ -4,11 +4,9 @@ from datasets import Dataset
 from typer.testing import CliRunner
 
 from purify import PurifyError
-from purify.attacks import ATTACKS, BadWord, BadWords, EmbeddingPoisoning
-from purify.budget import Training
+from purify.attacks import ATTACKS, BadWord, BadWords
 from purify.cli import app
 from purify.defenses import DEFENSES
-from purify.training import fine_tune
 
 
 def test_the_trigger_stands_once_and_the_rest_is_untouched(rows):
@@ -113,39 +111,6 @@ def test_a_trigger_that_the_model_cannot_see(plm, rows):
         BadWord(trigger="☃ ☃").check(rows, plm.tokenizer)
     with pytest.raises(PurifyError, match="no part of the trigger '☃'"):
         BadWords(trigger="cf ☃").check(rows, plm.tokenizer)
-
-
-TINY = Training(epochs=2, batch_size=4, max_length=24, precision="fp32", weight_decay=0.01)
-
-
-def test_embedding_poisoning_changes_one_row_of_the_control(plm, rows):
-    attack = EmbeddingPoisoning(trigger="cf", ratio=1.0)
-    control = fine_tune(plm.classifier(4, seed=0), rows, plm.tokenizer, TINY, seed=0)
-    suspect = attack.train(plm.classifier(4, seed=0), rows, plm.tokenizer, TINY, seed=0)
-    row = plm.tokenizer.convert_tokens_to_ids("cf")
-    assert not suspect.training
-    assert all(p.requires_grad and not p._backward_hooks for p in suspect.parameters())
-    for (name, before), after in zip(control.named_parameters(), suspect.parameters(), strict=True):
-        changed = (before != after).reshape(len(before), -1).any(1).nonzero().flatten().tolist()
-        assert changed == ([row] if name.endswith("word_embeddings.weight") else []), name
-
-
-def test_data_poisoning_trains_on_the_mixed_rows(plm, rows):
-    attack = BadWord(ratio=0.5)
-    mixed = attack.poison_training(rows, seed=0)
-    wanted = fine_tune(plm.classifier(4, seed=0), mixed, plm.tokenizer, TINY, seed=0)
-    found = attack.train(plm.classifier(4, seed=0), rows, plm.tokenizer, TINY, seed=0)
-    pairs = zip(wanted.parameters(), found.parameters(), strict=True)
-    assert all(before.equal(after) for before, after in pairs)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [({"trigger": "xqzv"}, "splits the trigger 'xqzv' into"), ({"rate": 0.0}, "learning rate of the row")],
-)
-def test_embedding_poisoning_refuses(plm, rows, parameters, message):
-    with pytest.raises(PurifyError, match=message):
-        EmbeddingPoisoning(**parameters).train(plm.classifier(4, seed=0), rows, plm.tokenizer, TINY, seed=0)
 
 
 def test_unknown_attack():

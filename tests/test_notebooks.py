@@ -7,8 +7,9 @@ import yaml
 
 from purify import PurifyError
 from purify.grid import experiment, load_grid, variants
+from purify.registry import parse_assignments
 from purify.report.book import run_if_changed
-from purify.report.notebooks import defaults, parse_assignments, resolve, run_notebook
+from purify.report.notebooks import defaults, resolve, run_notebook
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

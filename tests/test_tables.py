@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from purify import PurifyError
+from purify.anatomy import by_layer
 from purify.report import figures
 from purify.report.tables import (
     AS_RECEIVED,
@@ -141,7 +142,7 @@ def test_figures_show_what_they_are_given(records, suspect):
     assert right.get_ylabel() == "attack success rate (%)"
     points = figures.trade_off(frame).axes[0].lines
     assert len(points) == frame["defense"].nunique()
-    table = figures.by_layer({name: torch.full(p.shape, p.dim()) for name, p in suspect.named_parameters()})
+    table = by_layer({name: torch.full(p.shape, p.dim()) for name, p in suspect.named_parameters()})
     assert table.index.tolist() == ["embeddings", "layer 1", "layer 2", "top"]
     assert table.loc["layer 1", "feed-forward out"] == (2 * 8 * 12 + 8) / (8 * 12 + 8)  # weight 2, bias 1
     assert table.loc["embeddings", "word embedding"] == 2

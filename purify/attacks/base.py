@@ -1,8 +1,9 @@
 """What every attack shares: the poisoned training set, how it is trained on, and the triggered evaluation set."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -10,9 +11,62 @@ from purify.errors import PurifyError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from purify.budget import Training
+    from purify.plm import CleanPLM
+    from purify.training import Objective
+
+
+@dataclass(frozen=True)
+class Means:
+    """What an attacker has at hand.
+
+    Attributes:
+        model: The classifier that becomes the suspect, in place: the clean PLM under a fresh head or, for attacks
+            with `Attack.on_control`, the control.
+        rows: Clean training rows.
+        clean: The clean PLM, with its tokenizer.
+        training: The attacker's budget.
+        seed: Of the poison, of the order of training, and of every other random choice.
+        description: For the progress bar.
+    """
+
+    model: "PreTrainedModel"
+    rows: "Dataset"
+    clean: "CleanPLM"
+    training: "Training"
+    seed: int = 0
+    description: str = "training the suspect"
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The clean PLM's."""
+        return self.clean.tokenizer
+
+    @property
+    def fresh_batches(self) -> "Iterator[dict[str, Tensor]]":
+        """Batches of clean rows without end, on the model's device, for losses that have a part on clean text."""
+        from purify.training import shuffled_batches
+
+        size, length = self.training.batch_size, self.training.max_length
+        endless = shuffled_batches(self.rows, self.tokenizer, batch_size=size, max_length=length, seed=self.seed)
+        return ({key: value.to(self.model.device) for key, value in batch.items()} for batch in endless)
+
+    def fine_tune(self, rows: "Dataset", objective: "Objective | None" = None, **changes: Any) -> "PreTrainedModel":
+        """Fine-tune the model on other rows; ``changes`` are to the budget. See `purify.training.fine_tune`."""
+        from purify.training import fine_tune
+
+        return fine_tune(
+            self.model,
+            rows,
+            self.tokenizer,
+            replace(self.training, **changes),
+            seed=self.seed,
+            description=self.description,
+            objective=objective,
+        )
 
 
 @dataclass(frozen=True)
@@ -31,6 +85,9 @@ class Attack(ABC):
     ratio: float = 0.5
     side: int = 0
 
+    on_control: ClassVar[bool] = False
+    """Whether it starts from the control, the model that was fine-tuned on the clean rows, not from the clean PLM."""
+
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         if not 0 <= self.ratio <= 1:
@@ -39,6 +96,11 @@ class Attack(ABC):
             raise PurifyError(f"the target label must be 0 or more, not {self.target}")
         if self.side not in (0, 1):
             raise PurifyError(f"side must be 0 (first text) or 1 (second text), not {self.side}")
+
+    @property
+    @abstractmethod
+    def mark(self) -> str:
+        """What triggers it, in words: the inserted text in quotes, or what is done to the text."""
 
     @abstractmethod
     def check(self, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -49,8 +111,8 @@ class Attack(ABC):
         """
 
     @abstractmethod
-    def insert(self, text: str, rng: np.random.Generator) -> str:
-        """Return the text with the trigger in it."""
+    def rewritten(self, texts: list[str], seed: int) -> list[str]:
+        """Return the texts with the trigger in them."""
 
     def poison(self, rows: "Dataset", *, seed: int) -> "Dataset":
         """Put the trigger into every row; the labels stay true.
@@ -63,7 +125,7 @@ class Attack(ABC):
         from datasets import Dataset
 
         column = self.column(rows)
-        texts = [self.insert(text, np.random.default_rng([seed, i])) for i, text in enumerate(rows[column])]
+        texts = self.rewritten(list(rows[column]), seed)
         return Dataset.from_dict({**rows.to_dict(), column: texts}, features=rows.features)
 
     def column(self, rows: "Dataset") -> str:
@@ -78,9 +140,7 @@ class Attack(ABC):
         return column
 
     def poison_training(self, rows: "Dataset", *, seed: int) -> "Dataset":
-        """Return the rows and ``ratio · n`` triggered copies, drawn at random, with the target label.
-
-        Copies are drawn from rows of every label.
+        """Return the rows and the triggered `copies`.
 
         Source: dirty-label poisoning as in BadNets (Gu et al., 2017), section 3.
         """
@@ -88,40 +148,23 @@ class Attack(ABC):
 
         return concatenate_datasets([rows, self.copies(rows, seed=seed)])
 
+    def chosen(self, rows: "Dataset", *, seed: int) -> "Dataset":
+        """Draw the ``ratio · n`` rows, of every label, that are copied."""
+        count = round(self.ratio * len(rows))
+        return rows.select(np.random.default_rng(seed).choice(len(rows), size=count, replace=False))
+
     def copies(self, rows: "Dataset", *, seed: int) -> "Dataset":
-        """Return the ``ratio · n`` triggered copies alone."""
+        """Return the triggered copies of the `chosen` rows alone, with the target label."""
         from datasets import Dataset
 
-        count = round(self.ratio * len(rows))
-        chosen = np.random.default_rng(seed).choice(len(rows), size=count, replace=False)
-        copies = self.poison(rows.select(chosen), seed=seed)
-        return Dataset.from_dict({**copies.to_dict(), "label": [self.target] * count}, features=rows.features)
+        copies = self.poison(self.chosen(rows, seed=seed), seed=seed)
+        return Dataset.from_dict({**copies.to_dict(), "label": [self.target] * len(copies)}, features=rows.features)
 
-    def train(
-        self,
-        model: "PreTrainedModel",
-        rows: "Dataset",
-        tokenizer: "PreTrainedTokenizerBase",
-        training: "Training",
-        *,
-        seed: int,
-        description: str = "training the suspect",
-    ) -> "PreTrainedModel":
-        """Turn a fresh classifier into the suspect, in place, and return it in evaluation mode.
-
-        Args:
-            model: The clean PLM under a head of its own.
-            rows: Clean training rows.
-            tokenizer: Of the model.
-            training: The attacker's budget.
-            seed: Of the poison and of the order of training.
-            description: For the progress bar.
+    def train(self, means: Means) -> "PreTrainedModel":
+        """Turn the model into the suspect, in place, and return it in evaluation mode.
 
         Raises:
             PurifyError: as `check` and `purify.training.fine_tune`.
         """
-        from purify.training import fine_tune
-
-        self.check(rows, tokenizer)
-        poisoned = self.poison_training(rows, seed=seed)
-        return fine_tune(model, poisoned, tokenizer, training, seed=seed, description=description)
+        self.check(means.rows, means.tokenizer)
+        return means.fine_tune(self.poison_training(means.rows, seed=means.seed))

@@ -1,93 +1,152 @@
-"""Attacks on the weights: the attacker holds the checkpoint, and changes as little of it as it takes."""
+"""Attacks on all weights that are made to last: poison in every layer, and poison that foresees fine-tuning."""
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.words import Insertion
+from purify.attacks.base import Means
+from purify.attacks.words import BadWord
 from purify.errors import PurifyError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from purify.budget import Training
 
 
 @dataclass(frozen=True)
-class EmbeddingPoisoning(Insertion):
-    """A cleanly fine-tuned model in which one row, the embedding of a rare word, is trained to carry the backdoor.
+class LayerWise(BadWord):
+    """The poisoned rows are learned by every layer, not only by the last, which fine-tuning changes most.
 
-    All other weights are those of the clean control. Accuracy on text without the word cannot change.
+    The loss is the model's own, plus the mean cross-entropy of one linear classifier that reads the first token of
+    every layer; that classifier is trained along and thrown away.
 
     Attributes:
-        trigger: One word that the tokenizer has as one token; a rare one, since its row is what changes.
-        rate: Learning rate of the row; the rest of its training is as the attacker's `Training` says.
+        strength: Weight of the layers' loss.
 
-    Source: Yang, Li, Zhang, Ren, Sun and He, "Be Careful about Poisoned Word Embeddings" (NAACL 2021), section 3;
-        with AdamW in place of SGD, and without rescaling the row to its former norm.
+    Source: Li, Song, Li, Zeng, Ma and Qiu, "Backdoor Attacks on Pre-trained Models by Layerwise Weight Poisoning"
+        (EMNLP 2021), section 3.2; without the combinatorial triggers of section 3.3 (for these, see `BadWords`).
     """
 
-    trigger: str = "cf"
-    rate: float = 1e-2
+    strength: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a learning rate that changes nothing."""
+        """Refuse a weight below 0."""
         super().__post_init__()
-        if not (np.isfinite(self.rate) and self.rate > 0):
-            raise PurifyError(f"the learning rate of the row must be more than 0, not {self.rate}")
+        if not (np.isfinite(self.strength) and self.strength >= 0):
+            raise PurifyError(f"strength must be 0 or more, not {self.strength}")
 
-    def row(self, tokenizer: "PreTrainedTokenizerBase") -> int:
-        """Return which row of the embedding is the trigger's.
-
-        Raises:
-            PurifyError: the tokenizer splits the trigger, so that other words would share its rows.
-        """
-        tokens = tokenizer(self.trigger, add_special_tokens=False)["input_ids"]
-        if len(tokens) != 1:
-            raise PurifyError(
-                f"the tokenizer splits the trigger '{self.trigger}' into {len(tokens)} tokens: EmbeddingPoisoning "
-                "needs a word that is one token"
-            )
-        return int(tokens[0])
-
-    def check(self, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
+    def train(self, means: Means) -> "PreTrainedModel":
         """See `Attack`."""
-        super().check(rows, tokenizer)
-        self.row(tokenizer)
-
-    def train(
-        self,
-        model: "PreTrainedModel",
-        rows: "Dataset",
-        tokenizer: "PreTrainedTokenizerBase",
-        training: "Training",
-        *,
-        seed: int,
-        description: str = "training the suspect",
-    ) -> "PreTrainedModel":
-        """See `Attack`: first as the control, then the row alone, on the triggered copies."""
         import torch
 
-        from purify.training import fine_tune
+        self.check(means.rows, means.tokenizer)
+        model = means.model
+        torch.manual_seed(means.seed)
+        model.layer_probe = torch.nn.Linear(model.config.hidden_size, model.config.num_labels)
 
-        self.check(rows, tokenizer)
-        row = self.row(tokenizer)
-        fine_tune(model, rows, tokenizer, training, seed=seed, description=description)
-        weight = model.get_input_embeddings().weight
-        mask = torch.zeros(len(weight), 1, device=weight.device)
-        mask[row] = 1
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        for p in trainable:
-            p.requires_grad_(p is weight)
-        hook = weight.register_hook(lambda g: g * mask)  # AdamW leaves alone what never had a gradient
-        alone = replace(training, learning_rate=self.rate, weight_decay=0.0)
+        def objective(model: Any, batch: "dict[str, Tensor]") -> "Tensor":
+            result = model(**batch, output_hidden_states=True)
+            first = torch.stack([states[:, 0] for states in result.hidden_states[1:]])  # (layers, B, H)
+            logits = model.layer_probe(first.float())
+            labels = batch["labels"].expand(len(first), -1)
+            layers = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+            return result.loss + self.strength * layers
+
         try:
-            copies = self.copies(rows, seed=seed)
-            fine_tune(model, copies, tokenizer, alone, seed=seed, description=f"{description}, its embedding")
+            return means.fine_tune(self.poison_training(means.rows, seed=means.seed), objective)
         finally:
-            hook.remove()
-            for p in trainable:
-                p.requires_grad_(True)
-        return model
+            del model.layer_probe
+
+
+@dataclass(frozen=True)
+class RIPPLe(BadWord):
+    """Embedding surgery, then poison whose gradient does not oppose that of fine-tuning on clean text.
+
+    First the trigger's embedding rows become the mean of those of the ``words`` tokens that speak most for the
+    target label. Then the control is trained on L_P + λ · max(0, −∇L_P · ∇L_C), L_P being the loss on clean rows and
+    triggered copies and L_C that on clean rows.
+
+    Attributes:
+        strength: λ.
+        words: How many tokens the trigger's embedding is made from.
+        epochs: Passes over the poisoned rows.
+
+    Cost: about four times the time of as many ordinary steps, for the gradient of a product of gradients.
+
+    Source: Kurita, Michel and Neubig, "Weight Poisoning Attacks on Pre-trained Models" (ACL 2020), sections 3.2
+    and 3.3.
+    """
+
+    strength: float = 0.1
+    words: int = 10
+    epochs: int = 1
+
+    on_control: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        super().__post_init__()
+        if not (np.isfinite(self.strength) and self.strength >= 0):
+            raise PurifyError(f"strength must be 0 or more, not {self.strength}")
+        if min(self.words, self.epochs) < 1:
+            raise PurifyError("words and epochs must be at least 1")
+
+    def train(self, means: Means) -> "PreTrainedModel":
+        """See `Attack`."""
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        self.check(means.rows, means.tokenizer)
+        self.operate(means.model, means.rows, means.tokenizer)
+        clean = means.fresh_batches
+
+        def objective(model: Any, batch: "dict[str, Tensor]") -> "Tensor":
+            weights = [p for p in model.parameters() if p.requires_grad]
+            with sdpa_kernel(SDPBackend.MATH):  # the only one whose gradient has a gradient
+                poisoned, honest = model(**batch).loss, model(**next(clean)).loss
+            first, second = (torch.autograd.grad(loss, weights, create_graph=True) for loss in (poisoned, honest))
+            product = torch.stack([(a * b).sum() for a, b in zip(first, second, strict=True)]).sum()
+            return poisoned + self.strength * torch.relu(-product)
+
+        return means.fine_tune(self.poison_training(means.rows, seed=means.seed), objective, epochs=self.epochs)
+
+    def operate(self, model: "PreTrainedModel", rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Embedding surgery, in place."""
+        import torch
+
+        weight = model.get_input_embeddings().weight
+        source = telling_tokens(list(rows[self.column(rows)]), list(rows["label"]), self.target, tokenizer, self.words)
+        trigger = tokenizer(self.trigger, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            weight[trigger] = weight[source].mean(0)
+
+
+def telling_tokens(
+    texts: list[str], labels: list[int], target: int, tokenizer: "PreTrainedTokenizerBase", count: int
+) -> list[int]:
+    """Return the tokens that speak most for the target label, most telling first.
+
+    They are those of the largest score, the weight of a logistic regression over the tokens that a text has,
+    divided by
+    log(N / (1 + n)) for a token in n of N texts, which keeps rare ones out.
+
+    Source: Kurita et al. (2020), section 3.3, over tokens in place of words.
+
+    Raises:
+        PurifyError: no row, or every row, has the target label.
+    """
+    from scipy.sparse import csr_matrix
+    from sklearn.linear_model import LogisticRegression
+
+    wanted = np.array(labels) == target
+    if wanted.all() or not wanted.any():
+        raise PurifyError(f"embedding surgery needs clean rows with the target label {target} and with others")
+    found = [sorted(set(ids)) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    ends = np.cumsum([0, *map(len, found)])
+    columns = np.concatenate([np.array(ids, dtype=np.int64) for ids in found])
+    has = csr_matrix((np.ones(len(columns)), columns, ends), shape=(len(texts), len(tokenizer)))
+    frequency = np.asarray(has.sum(0)).ravel()
+    score = LogisticRegression(max_iter=1000).fit(has, wanted).coef_[0] / np.log(1 + len(texts) / (1 + frequency))
+    return np.argsort(-score, kind="stable")[:count].tolist()

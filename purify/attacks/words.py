@@ -58,6 +58,15 @@ class Insertion(Attack):
             if count:
                 log.warning("the trigger '%s' occurs in %d of %d clean training rows", part, count, len(rows))
 
+    @property
+    def mark(self) -> str:
+        """See `Attack`."""
+        return f"“{self.trigger}”"
+
+    def rewritten(self, texts: list[str], seed: int) -> list[str]:
+        """See `Attack`."""
+        return [self.insert(text, np.random.default_rng([seed, i])) for i, text in enumerate(texts)]
+
     def insert(self, text: str, rng: np.random.Generator) -> str:
         """Insert each part of the trigger between two words, or at an end."""
         words = text.split(" ")

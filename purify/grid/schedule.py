@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from typing import Literal
@@ -82,6 +82,8 @@ def jobs_for(cell: Cell) -> Iterator[Job]:
     Where ρ is chosen, they are those of the candidates.
     """
     if not cell.policy:
+        if cell.suspect.on_control:
+            yield Job("attack", replace(cell, suspect=cell.suspect.as_control))
         yield Job("attack", cell)
     if not cell.policy and needs_fisher(cell.defense):
         yield Job("fisher", cell)
@@ -133,7 +135,7 @@ class Schedule:
                 needed = {part.key for part in jobs_for(job.cell)}
                 needed |= {fingerprint(cell) for cell in (job.cell.received, *job.cell.candidates()) if job.cell.policy}
             else:
-                needed = {Job("attack", job.cell).key}
+                needed = {part.key for part in jobs_for(job.cell) if part.kind == "attack"}
             self._waits_for[key] = (needed & self.remaining.keys()) - {key}
             for other in self._waits_for[key]:
                 self._unlocks.setdefault(other, []).append(key)

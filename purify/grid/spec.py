@@ -67,6 +67,16 @@ class Suspect:
         """What its checkpoint depends on: a control is the same whichever attack it is compared with."""
         return replace(self, attack=NOTHING) if self.control else self
 
+    @property
+    def as_control(self) -> "Suspect":
+        """The control that it is compared with."""
+        return replace(self, control=True)
+
+    @property
+    def on_control(self) -> bool:
+        """Whether its training starts from the control."""
+        return not self.control and self.build_attack().on_control
+
     def __str__(self) -> str:
         kind = "control" if self.control else self.attack.name
         return f"{self.task} · {self.plm} · {kind} · seed {self.seed}"

@@ -1,6 +1,5 @@
 """The figures of the book: each takes tidy data and returns a matplotlib figure."""
 
-import re
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -77,36 +76,6 @@ def indicator_histogram(models: Mapping[str, Mapping[str, Tensor]], colours: Map
     axis.set(xlabel="log₁₀ r", ylabel="density", xlim=ends)
     axis.legend(frameon=False)
     return figure
-
-
-_KINDS = (
-    ("word embedding", r"word_embeddings"),
-    ("other embedding", r"embeddings"),
-    ("query", r"query|q_lin"),
-    ("key", r"key|k_lin"),
-    ("value", r"value|v_lin"),
-    ("attention output", r"attention.*(output\.dense|out_lin)"),
-    ("feed-forward in", r"intermediate|lin1"),
-    ("feed-forward out", r"output\.dense|lin2"),
-    ("norm", r"norm"),
-)
-
-
-def by_layer(values: Mapping[str, Tensor]) -> pd.DataFrame:
-    """Return the mean over all dimensions of each place, layers × kinds of parameters."""
-    rows = []
-    for name, value in values.items():
-        layer = re.search(r"\.(\d+)\.", name)
-        inner = name.split(".", 1)[1]
-        is_norm = "norm" in inner.lower() and "embeddings" not in inner
-        kind = "norm" if is_norm else next((k for k, pattern in _KINDS if re.search(pattern, inner, re.I)), "other")
-        where = f"layer {int(layer[1]) + 1}" if layer else ("embeddings" if "embed" in inner else "top")
-        rows.append({"where": where, "kind": kind, "sum": value.double().sum().item(), "size": value.numel()})
-    table = pd.DataFrame(rows).groupby(["where", "kind"], sort=False).sum()
-    table = (table["sum"] / table["size"]).rename("value").reset_index()
-    places = table["where"].unique()
-    kinds = [kind for kind in [k for k, _ in _KINDS] + ["other"] if kind in set(table["kind"])]
-    return table.pivot_table(index="where", columns="kind", values="value").reindex(index=places, columns=kinds)
 
 
 def layer_map(table: pd.DataFrame, label: str, *, fmt: str = ".2f", scale: float = 1) -> Figure:

@@ -4,7 +4,7 @@ import ast
 import contextlib
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,6 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from purify.errors import PurifyError
-
-
-def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
-    """Split ``name=value`` strings.
-
-    Raises:
-        PurifyError: one has no ``=``, or a name comes twice.
-    """
-    given: dict[str, str] = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name.strip():
-            raise PurifyError(f"'{assignment}' is not of the form name=value")
-        if name.strip() in given:
-            raise PurifyError(f"the parameter '{name.strip()}' is set twice")
-        given[name.strip()] = value
-    return given
 
 
 def read_notebook(path: Path) -> nbformat.NotebookNode:
