@@ -108,7 +108,7 @@ def grid_file(plm_folder, tmp_path) -> Path:
 @pytest.fixture
 def store(tmp_path) -> Store:
     """An empty store, and nothing of another one in memory."""
-    from purify.grid import stages
+    from purify.grid.bench import bench
 
-    stages._bench.cache_clear()
+    bench.cache_clear()
     return Store(tmp_path / "store")

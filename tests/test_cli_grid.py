@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from purify.cli import app
 from purify.grid import Store
-from purify.grid import stages as stages_module
+from purify.grid.bench import bench
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def purify(grid_file, tmp_path):
     """Call ``purify grid …`` on a store of its own; return what it printed."""
-    stages_module._bench.cache_clear()
+    bench.cache_clear()
 
     def call(command, *arguments, code=0, file=True, records=True):
         options = ["--store", str(tmp_path / "store")]

@@ -16,17 +16,17 @@ from purify.grid.spec import fingerprint
 SPY = """
 import sys, torch
 from pathlib import Path
-from purify.grid import Store, execute, load_grid, stages
+from purify.grid import Store, bench, execute, load_grid, stages
 from purify.grid.spec import fingerprint
 torch.set_num_threads(1)
-original = stages._once
+original = bench.once
 def spy(stage, store, find, make, wait):
     def made():
         with open(sys.argv[3], "a") as file:
             file.write(fingerprint(stage) + "\\n")
         make()
     return original(stage, store, find, made, wait)
-stages._once = spy
+stages.once = bench.once = spy
 sys.exit(len(execute(load_grid(Path(sys.argv[1])), Store(sys.argv[2])).failed))
 """
 

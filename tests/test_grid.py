@@ -11,6 +11,7 @@ from runs import table
 from purify import PurifyError
 from purify.defenses import DEFENSES
 from purify.grid import Cell, Named, Policy, Store, Suspect, execute, run, splits_of, suspect_model, variants
+from purify.grid import bench as bench_module
 from purify.grid import checks as checks_module
 from purify.grid import stages as stages_module
 from purify.grid.checkpoints import is_made
@@ -48,7 +49,7 @@ def test_a_grid_is_run_once_and_read_afterwards(cell, store, monkeypatch):
     scores = scores_from_json(records[0]["scores"])
     assert (scores.acc.n, scores.bacc.n, scores.validation.n) == (12, 12, 8)
     assert scores.asr.n < 12
-    monkeypatch.setattr(stages_module, "_bench", None)  # nothing may be computed any more
+    monkeypatch.setattr(stages_module, "bench", None)  # nothing may be computed any more
     assert run(cells, store) == records
 
 
@@ -83,16 +84,16 @@ def test_each_stage_is_kept_on_its_own(cell, store, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages_module._Bench, "scores", interrupted)
+        patch.setattr(bench_module.Bench, "predictions", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run([purifying], store)
     stages = (cell.suspect, purifying.fisher, purifying.purification)
     assert all(is_made(stage, store) for stage in stages)
     assert store.recorded() == set()
     assert store.leases.holders() == {}
-    stages_module._bench.cache_clear()  # as in a new process
+    bench_module.bench.cache_clear()  # as in a new process
     for name in ("train", "measure"):
-        monkeypatch.setattr(stages_module._Bench, name, None)  # made already
+        monkeypatch.setattr(bench_module.Bench, name, None)  # made already
     monkeypatch.setattr("purify.defenses.FinePurifying.apply", None)
     (record,) = run([purifying], store)
     assert set(record["stages"]) == {"attack", "fisher", "purify", "evaluate"}
@@ -119,7 +120,7 @@ def test_what_is_damaged_is_made_again(cell, store, tmp_path, caplog):
     weights.write_bytes(content)
     record = store.folder.local / "records" / f"{fingerprint(cells[2])}.json"
     record.write_text(record.read_text()[:-5])
-    stages_module._bench.cache_clear()
+    bench_module.bench.cache_clear()
     run(cells, store)
     assert "model.safetensors is not what was written" in caplog.text
     assert f"{record.name} is damaged" in caplog.text
@@ -164,14 +165,14 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(cell, store, monkeyp
 
 def test_a_suspect_that_fails_fails_its_cells(cell, store, monkeypatch):
     other = replace(cell, suspect=replace(cell.suspect, seed=1))
-    original = stages_module._Bench.train
+    original = bench_module.Bench.train
 
     def train(self, folder):
         if self.cell.suspect.seed == 0:
             raise PurifyError("no luck")
         original(self, folder)
 
-    monkeypatch.setattr(stages_module._Bench, "train", train)
+    monkeypatch.setattr(bench_module.Bench, "train", train)
     report = execute([*variants(cell, DEFENSES_TRIED), other], store)
     assert len(report.failed) == 5
     assert all("no luck" in error for error in report.failed.values())
@@ -276,7 +277,7 @@ def test_a_store_by_url(cell, tmp_path):
     store = Store(f"memory://{tmp_path.name}")
     cells = variants(cell, DEFENSES_TRIED)
     run(cells, store)
-    stages_module._bench.cache_clear()
+    bench_module.bench.cache_clear()
     local = Store(tmp_path / "local")
     run(cells, local)
     assert table(store, tmp_path / "a.csv") == table(local, tmp_path / "b.csv")
