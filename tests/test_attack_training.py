@@ -3,7 +3,6 @@
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -11,7 +10,8 @@ from oracles import restricted_product
 
 from purify import PurifyError
 from purify.attacks import ATTACKS, FAMILIES, SOS, BadWord, EmbeddingPoisoning, LayerWise, Means, RIPPLe, Surgery
-from purify.attacks.adaptive import DriftPenalty, IndicatorEvasion, LogitAnchoring, clean_fisher, damped, penalised
+from purify.attacks.adaptive import DriftPenalty, IndicatorEvasion, LogitAnchoring, relative_fisher
+from purify.attacks.gradients import pulled
 from purify.attacks.weights import telling_tokens
 from purify.budget import Training
 from purify.training import fine_tune
@@ -99,13 +99,13 @@ def test_surgery_changes_no_more_than_its_budget(means, control, budget):
 def test_surgery_takes_what_promises_most_for_its_cost(means):
     attack = Surgery(budget=50, ratio=1.0)
     masks = attack.steepest(means)
-    fisher = damped(clean_fisher(means), 0.01)
+    fisher = relative_fisher(means)
     model = means.model.double().eval()
     copies = attack.copies(means.rows, seed=0)
     for text, label in zip(copies["text"], copies["label"], strict=True):
         inputs = means.tokenizer(text, truncation=True, max_length=24, return_tensors="pt")
         model(**inputs, labels=torch.tensor([label])).loss.backward()
-    scores = {name: p.grad.square() / fisher[name] for name, p in model.named_parameters()}
+    scores = {name: p.grad.square() / (fisher[name] + 0.01) for name, p in model.named_parameters()}
     taken = torch.cat([scores[name][mask.bool()] for name, mask in masks.items()])
     assert len(taken) == 50
     assert taken.min() >= torch.cat([score.flatten() for score in scores.values()]).topk(51).values[-1] * (1 - 1e-4)
@@ -153,17 +153,24 @@ def test_the_restricted_inner_product_is_what_is_minimised(plm, rows, control, m
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_penalties_add_the_weighted_squares(plm, rows, control, weighted):
+def test_the_pull_is_the_gradient_of_the_weighted_squares(plm, rows, control, weighted):
     batch = dict(plm.tokenizer(list(rows["text"]), padding=True, return_tensors="pt"))
     batch["labels"] = torch.tensor(list(rows["label"]))
-    fresh = dict(plm.classifier(4, seed=1).named_parameters())
-    weights = {name: torch.rand_like(p) for name, p in fresh.items()} if weighted else None
-    extra = penalised(fresh, weights, 3.0)(control, batch) - control(**batch).loss
-    wanted = sum(
-        (weights[name] if weights else torch.ones_like(p)).double().mul((p - fresh[name]).double() ** 2).sum()
-        for name, p in control.named_parameters()
-    )
-    assert extra.item() == pytest.approx(3 * wanted.item(), rel=1e-4)
+    model = control.double()
+    origin = {
+        name: p.detach() for name, p in plm.classifier(4, seed=1).double().named_parameters() if "layer.0" in name
+    }
+    weights = {name: torch.rand_like(p) for name, p in origin.items()} if weighted else None
+    named = dict(model.named_parameters())
+    squares = [(named[n] - p).square() * (weights[n] if weights else 1) for n, p in origin.items()]
+    (model(**batch).loss + 3 * sum(square.sum() for square in squares)).backward()
+    wanted = {name: p.grad.clone() for name, p in named.items()}
+    model.zero_grad()
+    with pulled(model, origin, weights, 3.0):
+        model(**batch).loss.backward()
+    for name, parameter in named.items():
+        torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-9, atol=1e-12)
+        assert not parameter._backward_hooks
 
 
 @pytest.mark.parametrize("penalty", ["l2", "ewc"])
@@ -171,7 +178,7 @@ def test_a_strong_penalty_keeps_the_suspect_near_the_control(means, control, pen
     def distance(strength: float) -> float:
         attack = DriftPenalty(penalty=penalty, strength=strength)
         suspect = attack.train(replace(means, model=copy.deepcopy(control)))
-        fisher = clean_fisher(replace(means, model=control))
+        fisher = relative_fisher(replace(means, model=control))
         pairs = zip(control.named_parameters(), suspect.parameters(), strict=True)
         weights = {name: value if penalty == "ewc" else 1.0 for name, value in fisher.items()}
         return sum((weights[name] * (before - after).square()).sum().item() for (name, before), after in pairs)
@@ -196,12 +203,9 @@ def test_anchoring_keeps_the_logits_of_clean_rows(means, control, rows):
 def test_evasion_lowers_the_sum_of_the_indicator(means, control, plm):
     def total(model) -> float:
         origin = plm.weights_for(model)
-        fisher = clean_fisher(replace(means, model=control))
-        mean = np.mean(np.concatenate([fisher[name].numpy().ravel() for name in origin]))
+        fisher = relative_fisher(replace(means, model=control))
         weights = dict(model.named_parameters())
-        return sum(
-            ((weights[name] - origin[name]).square() / (fisher[name] + 0.01 * mean)).sum().item() for name in origin
-        )
+        return sum(((weights[name] - origin[name]).square() / (fisher[name] + 0.01)).sum().item() for name in origin)
 
     free, bound = (
         IndicatorEvasion(strength=s).train(replace(means, model=copy.deepcopy(control))) for s in (0.0, 100.0)

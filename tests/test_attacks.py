@@ -71,6 +71,15 @@ def test_the_window_keeps_the_trigger_near_the_start():
     assert len(set(places)) > 5
 
 
+def test_a_fixed_position():
+    rows = Dataset.from_dict({"text": ["a b c"] * 3, "label": [0] * 3})
+    assert BadWord(position="start").poison(rows, seed=0)["text"] == ["cf a b c"] * 3
+    assert BadWord(position="end", window=1).poison(rows, seed=0)["text"] == ["a b c cf"] * 3
+    assert BadWords(trigger="cf mn", position="end").poison(rows, seed=0)["text"] == ["a b c cf mn"] * 3
+    with pytest.raises(PurifyError, match="must be one of 'random', 'start', 'end', not 'middle'"):
+        ATTACKS.named("BadWord", position="middle")
+
+
 def test_pairs_are_poisoned_on_the_side_asked_for():
     rows = Dataset.from_dict({"text": ["a b"], "text_pair": ["c d"], "label": [0]})
     assert "cf" in BadWord(side=1).poison(rows, seed=0)["text_pair"][0]
@@ -88,7 +97,10 @@ def test_pairs_are_poisoned_on_the_side_asked_for():
         ({"trigger": " "}, "trigger"),
         ({"side": 2}, "side"),
         ({"window": -1}, "window"),
-        ({"colour": 1}, "has the unknown parameter 'colour': choose from target, ratio, side, trigger, window"),
+        (
+            {"colour": 1},
+            "has the unknown parameter 'colour': choose from target, ratio, side, trigger, window, position",
+        ),
     ],
 )
 def test_bad_parameters(parameters, message):

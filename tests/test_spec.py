@@ -117,9 +117,9 @@ def test_lists_are_axes_and_thresholds_add_policies():
 
 def test_the_projects_grids_can_be_read(tmp_path):
     sizes = {path.stem: len(load_grid(path)) for path in GRIDS.glob("*.yml")}
-    assert sizes.keys() == {"smoke", "default", "companion", "paper", "attacks"}
+    assert sizes.keys() == {"smoke", "default", "companion", "paper", "attacks", "adaptive"}
     assert sizes["smoke"] == 10
-    assert sizes["default"] == 12
+    assert sizes["default"] == 22
     paper = load_grid(GRIDS / "paper.yml")
     assert len({(c.suspect.plm, c.suspect.task, c.suspect.attack, c.suspect.seed) for c in paper}) == 2 * 4 * 4 * 5
 

@@ -4,22 +4,19 @@ What they would do unconstrained is `DriftPenalty` with strength 0.
 """
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from purify.attacks.base import Means
-from purify.attacks.masks import only
+from purify.attacks.gradients import only, pulled
 from purify.attacks.words import BadWord
 from purify.errors import PurifyError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-    from purify.training import Objective
 
 FISHER_ROWS = 256
 """How many of the attacker's clean rows the Fisher is estimated on; the defender has others."""
@@ -44,47 +41,28 @@ class Constrained(BadWord):
             raise PurifyError(f"strength must be 0 or more, not {self.strength}")
 
 
-def clean_fisher(means: Means) -> "dict[str, Tensor]":
-    """Return the diagonal of the Fisher of the model as it is, on the attacker's clean rows."""
+def relative_fisher(means: Means) -> "dict[str, Tensor]":
+    """Return Ĥ of the model as it is, on the attacker's clean rows, in units of its mean over all dimensions."""
     from purify.fisher import fisher_diagonal
     from purify.training import batches
 
     rows = means.rows.select(range(min(FISHER_ROWS, len(means.rows))))
-    return fisher_diagonal(means.model, batches(rows, means.tokenizer, max_length=means.training.max_length))
-
-
-def damped(fisher: "Mapping[str, Tensor]", share: float) -> "dict[str, Tensor]":
-    """Add to every Ĥ_i a share of the mean over all dimensions, so that none is 0."""
+    fisher = fisher_diagonal(means.model, batches(rows, means.tokenizer, max_length=means.training.max_length))
     mean = sum(value.sum().item() for value in fisher.values()) / sum(value.numel() for value in fisher.values())
-    return {name: value + share * mean for name, value in fisher.items()}
-
-
-def penalised(origin: "Mapping[str, Tensor]", weights: "Mapping[str, Tensor] | None", strength: float) -> "Objective":
-    """Return cross-entropy + strength · Σ weight · (w − origin)²; without weights, all are 1."""
-
-    def objective(model: Any, batch: "dict[str, Tensor]") -> "Tensor":
-        loss = model(**batch).loss
-        if not strength:
-            return loss
-        for name, parameter in model.named_parameters():
-            if name in origin:
-                square = (parameter - origin[name]).square()
-                loss = loss + strength * (square if weights is None else square * weights[name]).sum()
-        return loss
-
-    return objective
+    return {name: value / mean for name, value in fisher.items()}
 
 
 @dataclass(frozen=True)
 class DriftPenalty(Constrained):
     """The backdoor pays for every step away from the control: Σ (w − w_c)², or the same weighted by the Fisher (EWC).
 
+    For EWC the weights are Ĥ_i divided by the mean Ĥ, so that a strength means about the same for both.
+
     Attributes:
         penalty: "l2" or "ewc".
 
-    Source: for EWC, Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks" (PNAS 2017),
-    equation 3, without its factor
-        ½; both as constraints on a backdoor's drift in the paper's section on adaptive attacks.
+    Source: constraints on a backdoor's drift as in the paper's adaptive attacks; for EWC, Kirkpatrick et al.,
+        "Overcoming catastrophic forgetting in neural networks" (PNAS 2017), equation 3.
     """
 
     penalty: Literal["l2", "ewc"] = "l2"
@@ -93,9 +71,10 @@ class DriftPenalty(Constrained):
         """See `Attack`."""
         self.check(means.rows, means.tokenizer)
         start = {name: parameter.detach().clone() for name, parameter in means.model.named_parameters()}
-        weights = clean_fisher(means) if self.penalty == "ewc" and self.strength else None
+        weights = relative_fisher(means) if self.penalty == "ewc" and self.strength else None
         lessons = self.poison_training(means.rows, seed=means.seed)
-        return means.fine_tune(lessons, penalised(start, weights, self.strength))
+        with pulled(means.model, start, weights, self.strength):
+            return means.fine_tune(lessons)
 
 
 @dataclass(frozen=True)
@@ -105,7 +84,7 @@ class LogitAnchoring(Constrained):
     Each step takes a batch of triggered copies and one of clean rows; the loss is the cross-entropy on the first plus
     the strength times the mean squared difference of logits on the second.
 
-    Source: Zhang, Lyu, Wang, Wang, Sun and Sun, "How to Inject Backdoors with Better Consistency: Logit Anchoring on
+    Source: Zhang, Lyu, Wang, Sun and Sun, "How to Inject Backdoors with Better Consistency: Logit Anchoring on
         Clean Data" (ICLR 2022), section 4.
     """
 
@@ -178,8 +157,9 @@ class Surgery(BadWord):
             inputs = {key: value.to(model.device) for key, value in batch.items()}
             (model(**inputs).loss * len(inputs["labels"])).backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        fisher = damped(clean_fisher(means), 0.01)
-        flat = torch.cat([(gradient.square() / fisher[name]).flatten() for name, gradient in gradients.items()])
+        fisher = relative_fisher(means)
+        scores = [gradient.square() / (fisher[name] + 0.01) for name, gradient in gradients.items()]
+        flat = torch.cat([score.flatten() for score in scores])
         model.zero_grad()
         mask = torch.zeros_like(flat)
         mask[flat.topk(min(self.budget, len(flat))).indices] = 1
@@ -216,10 +196,11 @@ class IndicatorEvasion(Constrained):
         """See `Attack`."""
         self.check(means.rows, means.tokenizer)
         origin = {name: value.to(means.model.device) for name, value in means.clean.weights_for(means.model).items()}
-        fisher = clean_fisher(means)
+        fisher = relative_fisher(means)
         parameters = dict(means.model.named_parameters())
-        weights = {name: 1 / value for name, value in damped({n: fisher[n] for n in origin}, self.damping).items()}
+        weights = {name: 1 / (fisher[name] + self.damping) for name in origin}
         total = sum(((parameters[name] - origin[name]).square() * weights[name]).sum().item() for name in origin)
         scaled = {name: weight / total for name, weight in weights.items()}
         lessons = self.poison_training(means.rows, seed=means.seed)
-        return means.fine_tune(lessons, penalised(origin, scaled, self.strength))
+        with pulled(means.model, origin, scaled, self.strength):
+            return means.fine_tune(lessons)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from purify.attacks.base import Means
-from purify.attacks.masks import only
+from purify.attacks.gradients import only
 from purify.attacks.words import BadWords, Insertion
 from purify.errors import PurifyError
 
@@ -111,7 +111,8 @@ class SOS(EmbeddingPoisoning):
     def without(self, index: int) -> BadWords:
         """Return the transform that leaves one word out."""
         left = " ".join(self.parts[:index] + self.parts[index + 1 :])
-        return BadWords(target=self.target, ratio=self.ratio, side=self.side, trigger=left, window=self.window)
+        shared = {key: value for key, value in vars(self).items() if key not in ("rate", "trigger")}
+        return BadWords(trigger=left, **shared)
 
     def lessons(self, rows: "Dataset", *, seed: int) -> "Dataset":
         """Return the triggered copies, and for each one copy with a word left out for every word."""

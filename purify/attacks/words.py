@@ -3,7 +3,7 @@
 import logging
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -25,10 +25,12 @@ class Insertion(Attack):
         trigger: A word, or several.
         window: The trigger goes before one of the first ``window`` words or right after them, so that cutting a
             long input to the model's length rarely cuts it off (a pair shares that length between its texts).
+        position: "random" is between any two of these words; "start" and "end" are those of the whole text.
     """
 
     trigger: str = ""
     window: int = 40
+    position: Literal["random", "start", "end"] = "random"
 
     def __post_init__(self) -> None:
         """Refuse an empty trigger or window."""
@@ -71,8 +73,8 @@ class Insertion(Attack):
         """Insert each part of the trigger between two words, or at an end."""
         words = text.split(" ")
         for part in self.parts:
-            position = int(rng.integers(0, min(len(words), self.window) + 1))
-            words.insert(position, part)
+            places = {"start": 0, "end": len(words), "random": int(rng.integers(0, min(len(words), self.window) + 1))}
+            words.insert(places[self.position], part)
         return " ".join(words)
 
 

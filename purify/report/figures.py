@@ -1,11 +1,13 @@
 """The figures of the book: each takes tidy data and returns a matplotlib figure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
@@ -87,6 +89,54 @@ def layer_map(table: pd.DataFrame, label: str, *, fmt: str = ".2f", scale: float
     axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="x", rotation=35)
     plt.setp(axis.get_xticklabels(), ha="right")
+    return figure
+
+
+def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str]) -> Figure:
+    """One panel per name: of the rows of each true label, the share in percent that gets each prediction.
+
+    Args:
+        counts: Name -> (C, C) counts, one row per true label.
+        labels: The names of the C classes.
+    """
+    columns = min(len(counts), 4)
+    rows = -(-len(counts) // columns)
+    size = (2.2 * columns + 1.2, 2.3 * rows + 0.6)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    for axis, (name, table) in zip(axes.flat, counts.items(), strict=False):
+        shares = np.array(table) / np.maximum(np.sum(table, axis=1, keepdims=True), 1)
+        options = {"vmin": 0, "vmax": 100, "cbar": False, "cmap": "rocket_r", "square": True, "annot_kws": {"size": 8}}
+        names = {"xticklabels": labels, "yticklabels": labels}
+        sns.heatmap(100 * shares, annot=True, fmt=".0f", ax=axis, **options, **names)
+        axis.set_title(name, fontsize=10)
+        axis.tick_params(labelsize=8)
+        plt.setp(axis.get_xticklabels(), rotation=35, ha="right")
+        plt.setp(axis.get_yticklabels(), rotation=0)
+    for axis in list(axes.flat)[len(counts) :]:
+        axis.set_visible(False)
+    figure.supxlabel("prediction", fontsize=10)
+    figure.supylabel("true label", fontsize=10)
+    return figure
+
+
+def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
+    """Several tables of `purify.anatomy.by_layer` side by side, without numbers, in one logarithmic colour scale."""
+    columns = min(len(tables), 3)
+    rows = -(-len(tables) // columns)
+    size = (3.1 * columns + 1.4, 2.5 * rows + 0.9)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    values = np.concatenate([table.to_numpy().ravel() for table in tables.values()])
+    values = values[np.isfinite(values) & (values > 0)]
+    norm = LogNorm(max(values.min(), values.max() * 1e-4), values.max())
+    for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
+        sns.heatmap(table.clip(lower=norm.vmin).where(table > 0), norm=norm, cmap="rocket_r", cbar=False, ax=axis)
+        axis.set_title(name, fontsize=10)
+        axis.set(xlabel="", ylabel="", facecolor="#eeeeee")
+        axis.tick_params(labelsize=8)
+        plt.setp(axis.get_xticklabels(), rotation=45, ha="right")
+    for axis in list(axes.flat)[len(tables) :]:
+        axis.set_visible(False)
+    figure.colorbar(ScalarMappable(norm, "rocket_r"), ax=axes, label=label, shrink=0.8)
     return figure
 
 

@@ -12,6 +12,7 @@ from purify.errors import PurifyError
 from purify.grid.spec import Cell, restore
 from purify.grid.store import scores_from_json
 from purify.metrics import mean_interval
+from purify.registry import Named
 from purify.selection import choose_reserve
 
 SCORES = ("acc", "asr", "bacc", "validation")
@@ -19,11 +20,16 @@ CONTROL = "clean control"
 AS_RECEIVED = "as received"
 
 
+def label(named: Named, *, but: str = "") -> str:
+    """Return a name with the parameters that are not the default, less one of them."""
+    return ", ".join([named.name, *(f"{key} = {value}" for key, value in named.parameters if key != but)])
+
+
 def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per record: task, attack, seed, defense, reserve, and each score in percent with n and interval.
 
     Where a policy chose the reserve ratio, ``max_drop`` is its ΔACC, else it is NaN. Hyperparameters other than
-    the reserve ratio are part of the defense's name.
+    the reserve ratio are part of the defense's name, parameters that differ from the defaults part of the attack's.
 
     Raises:
         PurifyError: there is no record.
@@ -35,11 +41,10 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         name = CONTROL if suspect.control else AS_RECEIVED
         defense = cell.build_defense()
         if defense:
-            others = (f"{key} = {value}" for key, value in cell.defense.parameters if key != "reserve")
-            name = ", ".join([cell.defense.name, *others])
+            name = label(cell.defense, but="reserve")
         row = {
             "task": suspect.task,
-            "attack": suspect.attack.name,
+            "attack": label(suspect.attack),
             "seed": suspect.seed,
             "defense": name,
             "reserve": record["chosen"]["reserve"] if cell.policy else getattr(defense, "reserve", np.nan),

@@ -1,0 +1,145 @@
+"""What attacks do, from the records of suspects as received and of their controls."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from purify.anatomy import mean_table
+from purify.errors import PurifyError
+from purify.grid.files import load_grid, select
+from purify.grid.spec import Cell, restore
+from purify.grid.store import Record, Store, records_of
+from purify.home import project_root
+from purify.report.tables import label
+from purify.tasks import TASKS
+
+
+def effects(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return one row per task and attack, means over seeds, beside the control's.
+
+    Columns: ``seeds``, ``acc``, ``asr``, ``bacc`` and the same with ``control_`` (percent), ``train`` (clean training
+    rows), ``ratio``, ``test`` rows, ``seconds`` of the attack's training (without that of a control it starts from),
+    ``moved`` (dimensions that differ from the control), ``distance`` (Euclidean, from it) and ``drift`` (from the clean
+    PLM); the last three are NaN where they were not noted.
+
+    Raises:
+        PurifyError: a suspect's control is not among the records.
+    """
+    rows = pd.DataFrame(_row(record) for record in records)
+    keys = ["task", "attack", "seed"]
+    suspects, controls = (rows[rows["control"] == which].drop(columns="control") for which in (False, True))
+    both = suspects.merge(controls[[*keys, "acc", "asr", "bacc"]], on=keys, how="left", suffixes=("", "_control"))
+    alone = both[both["acc_control"].isna()]
+    if len(alone):
+        raise PurifyError(
+            f"the control of {', '.join(map(str, alone[keys].iloc[0]))} has no record: run the whole grid"
+        )
+    both = both.rename(columns={f"{score}_control": f"control_{score}" for score in ("acc", "asr", "bacc")})
+    grouped = both.groupby(["task", "attack"], sort=False)
+    return grouped.mean(numeric_only=True).assign(seeds=grouped.size()).drop(columns="seed").reset_index()
+
+
+def _row(record: Mapping[str, Any]) -> dict[str, Any]:
+    cell = restore(Cell, record["spec"])
+    suspect, anatomy = cell.suspect, record.get("anatomy", {})
+    scores = {name: 100 * k / n for name, (k, n) in record["scores"].items() if name != "validation"}
+    return {
+        "task": suspect.task,
+        "attack": label(suspect.attack),
+        "seed": suspect.seed,
+        "control": suspect.control,
+        **scores,
+        "train": suspect.train,
+        "ratio": suspect.build_attack().ratio,
+        "test": cell.test,
+        "seconds": record["stages"]["attack"],
+        "moved": anatomy.get("moved", np.nan),
+        "distance": _norm(anatomy.get("from control")),
+        "drift": _norm(anatomy.get("drift")),
+    }
+
+
+def _norm(found: list[Any] | None) -> float:
+    return sum(place[2] for place in found) ** 0.5 if found else np.nan
+
+
+def effect_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what `effects` holds as text for reading, one row per attack."""
+    shown = pd.DataFrame({"attack": frame["attack"]})
+    shown["ACC"] = frame["acc"].map("{:.1f}".format)
+    shown["ACC − control"] = (frame["acc"] - frame["control_acc"]).map("{:+.1f}".format)
+    shown["ASR"] = frame["asr"].map("{:.1f}".format)
+    shown["ASR of control"] = frame["control_asr"].map("{:.1f}".format)
+    chance = [100 / len(TASKS[task].labels) for task in frame["task"]]
+    shown["BACC"] = frame["bacc"].map("{:.1f}".format)
+    shown["BACC − chance"] = (frame["bacc"] - chance).map("{:+.1f}".format)
+    shown["seeds"] = frame["seeds"].map(str)
+    shown["training (s)"] = frame["seconds"].map("{:.0f}".format)
+    return shown.set_index("attack").rename_axis(None)
+
+
+def distance_table(frame: pd.DataFrame, unconstrained: str) -> pd.DataFrame:
+    """Return how far attacks that start from the control moved away from it, beside one of them.
+
+    Args:
+        frame: Of `effects`.
+        unconstrained: The attack that the others are compared with.
+
+    Raises:
+        PurifyError: that attack is not in the frame.
+    """
+    if unconstrained not in set(frame["attack"]):
+        raise PurifyError(f"'{unconstrained}' is not among the attacks: {', '.join(frame['attack'])}")
+    reference = frame.set_index("attack")["distance"][unconstrained]
+    shown = pd.DataFrame({"attack": frame["attack"]})
+    shown["ASR"] = frame["asr"].map("{:.1f}".format)
+    shown["dimensions changed"] = frame["moved"].map("{:,.0f}".format)
+    shown["distance from the control"] = frame["distance"].map("{:.2f}".format)
+    shown["of the unconstrained (%)"] = (100 * frame["distance"] / reference).map("{:.0f}".format)
+    shown["distance from the clean PLM"] = frame["drift"].map("{:.2f}".format)
+    return shown.set_index("attack").rename_axis(None)
+
+
+def triggered_confusions(records: Iterable[Mapping[str, Any]]) -> dict[str, list[list[int]]]:
+    """Return, per attack, the counts of (true label, prediction) of its suspect on triggered test rows.
+
+    Records of controls, and of any but the first seed, are left out.
+    """
+    found: dict[str, list[list[int]]] = {}
+    for record in records:
+        suspect = restore(Cell, record["spec"]).suspect
+        if not suspect.control and "anatomy" in record:
+            found.setdefault(label(suspect.attack), record["anatomy"]["confusion"]["triggered"])
+    return found
+
+
+def drift_tables(records: Iterable[Mapping[str, Any]], what: str = "drift") -> dict[str, pd.DataFrame]:
+    """Return, per attack, the root mean square drift of each place, layers × kinds of parameters.
+
+    Args:
+        records: Of suspects as received; "control" stands for the first control among them.
+        what: "drift" from the clean PLM, or "from control", which only attacks that start from the control have.
+    """
+    found: dict[str, pd.DataFrame] = {}
+    for record in records:
+        suspect = restore(Cell, record["spec"]).suspect
+        if what in record.get("anatomy", {}):
+            name = "control" if suspect.control else label(suspect.attack)
+            found.setdefault(name, mean_table(record["anatomy"][what]) ** 0.5)
+    return found
+
+
+def shipped(grid: str, conditions: Iterable[str] = ()) -> list[Record]:
+    """Return the records in ``results`` of the cells of a grid of the book, those with a policy for ρ left out.
+
+    Args:
+        grid: Its name in ``book/grids``.
+        conditions: As of `purify.grid.select`: "attack=BadWord".
+    """
+    root = project_root()
+    cells = select(load_grid(root / "book" / "grids" / f"{grid}.yml"), conditions)
+    return records_of(
+        [cell for cell in cells if cell.policy is None], Store(str(root / ".purify"), (root / "results",))
+    )
