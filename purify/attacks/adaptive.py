@@ -125,7 +125,7 @@ class Surgery(BadWord):
     """
 
     budget: int = 1000
-    rate: float = 1e-2
+    rate: float = 3e-3
 
     on_control: ClassVar[bool] = True
 

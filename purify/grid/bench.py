@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -94,6 +95,11 @@ class Bench:
     def training(self) -> Splits:
         """The attacker's rows, which do not depend on the defender's sizes."""
         return splits_of(replace(self.cell, validation=1, test=1, clean_per_class=1))
+
+    @cached_property
+    def triggered(self) -> Dataset:
+        """The test rows with the trigger in them."""
+        return self.attack.poison(self.splits.test, seed=self.cell.suspect.seed)
 
     @cached_property
     def inputs(self) -> dict[str, str]:
@@ -198,11 +204,10 @@ class Bench:
 
     def predictions(self, model: PreTrainedModel) -> Predictions:
         """The evaluate stage: the labels that a model gives to validation, test, and triggered test rows."""
-        triggered = self.attack.poison(self.splits.test, seed=self.cell.suspect.seed)
         tokenizer, tuning = self.clean.tokenizer, self.cell.tuning
         validation, test, with_trigger = (
             predict(model, rows, tokenizer, max_length=tuning.max_length, precision=tuning.precision).argmax(1)
-            for rows in (self.splits.validation, self.splits.test, triggered)
+            for rows in (self.splits.validation, self.splits.test, self.triggered)
         )
         return Predictions(validation, test, with_trigger)
 
