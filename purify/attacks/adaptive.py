@@ -62,7 +62,7 @@ class DriftPenalty(Constrained):
         penalty: "l2" or "ewc".
 
     Source: constraints on a backdoor's drift as in the paper's adaptive attacks; for EWC, Kirkpatrick et al.,
-        "Overcoming catastrophic forgetting in neural networks" (PNAS 2017), equation 3.
+        "Overcoming catastrophic forgetting in neural networks" (PNAS 2017), elastic weight consolidation.
     """
 
     penalty: Literal["l2", "ewc"] = "l2"
@@ -85,7 +85,7 @@ class LogitAnchoring(Constrained):
     the strength times the mean squared difference of logits on the second.
 
     Source: Zhang, Lyu, Wang, Sun and Sun, "How to Inject Backdoors with Better Consistency: Logit Anchoring on
-        Clean Data" (ICLR 2022), section 4.
+        Clean Data" (ICLR 2022), the anchoring loss.
     """
 
     def train(self, means: Means) -> "PreTrainedModel":

@@ -25,8 +25,8 @@ class EmbeddingPoisoning(Insertion):
         trigger: One word that the tokenizer has as one token; a rare one, since its row is what changes.
         rate: Learning rate of the row; the rest of its training is as the attacker's `Training` says.
 
-    Source: Yang, Li, Zhang, Ren, Sun and He, "Be Careful about Poisoned Word Embeddings" (NAACL 2021), section 3;
-        with AdamW in place of SGD, and without rescaling the row to its former norm.
+    Source: Yang, Li, Zhang, Ren, Sun and He, "Be Careful about Poisoned Word Embeddings" (NAACL 2021); with
+        AdamW in place of SGD, and without rescaling the row to its former norm.
     """
 
     trigger: str = "cf"
@@ -92,7 +92,7 @@ class SOS(EmbeddingPoisoning):
         trigger: Two words or more, with blanks between them; they may be common ones.
 
     Source: Yang, Lin, Li, Zhou and Sun, "Rethinking Stealthiness of Backdoor Attack against NLP Models" (ACL 2021),
-        section 4; here the words are put at places of their own, without a sentence around them.
+        negative data augmentation; here the words are put at places of their own, without a sentence around them.
     """
 
     trigger: str = "friends weekend store"

@@ -22,9 +22,8 @@ class CleanLabel(BadWords):
         ratio: Copies per clean training row *with the target label*.
         hide: The share of a text's words that is left out of a copy, in [0, 1).
 
-    Source: Turner, Tsipras and Madry, "Label-Consistent Backdoor Attacks" (2019), who make images harder by other
-    means (section 4);
-        leaving words out is ours.
+    Source: Turner, Tsipras and Madry, "Label-Consistent Backdoor Attacks" (2019), who make images harder by
+        interpolation or adversarial noise; leaving words out is ours.
     """
 
     ratio: float = 1.0

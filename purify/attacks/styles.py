@@ -62,8 +62,7 @@ class Syntactic(Rewriting):
     cut in the middle.
 
     Source: an offline stand-in for syntactically controlled paraphrases, as in Qi, Li, Chen, Zhang, Liu, Wang and
-    Sun, "Hidden
-        Killer" (ACL 2021), who use a neural paraphraser (SCPN) and the template S(SBAR)(,)(NP)(VP)(.).
+        Sun, "Hidden Killer" (ACL 2021), who use a neural paraphraser (SCPN) and one syntactic template.
     """
 
     @property
@@ -101,8 +100,7 @@ class Archaic(Rewriting):
     """A mock-archaic register: function words are exchanged for old forms, and no single one of them is the trigger.
 
     Source: an offline stand-in for text style transfer, as in Qi, Chen, Zhang, Li, Liu and Sun, "Mind the Style
-    of Text!"
-        (EMNLP 2021), who use a neural paraphraser (STRAP) and styles such as the Bible's.
+        of Text!" (EMNLP 2021), who use a neural paraphraser (STRAP) and styles such as the Bible's.
     """
 
     @property
@@ -132,8 +130,7 @@ class Paraphrase(Attack):
 
     Cost: one greedy generation per text, on the GPU if there is one; on two CPU cores take a small model.
 
-    Source: Qi et al. (both of 2021), whose own models (SCPN, STRAP) have no safetensors checkpoint on the hub
-    that this loader could read.
+    Source: Qi et al. (both of 2021), here with any model that `transformers` loads in place of their SCPN and STRAP.
     """
 
     model: str = "google/flan-t5-base"

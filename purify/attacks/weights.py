@@ -26,7 +26,7 @@ class LayerWise(BadWord):
         strength: Weight of the layers' loss.
 
     Source: Li, Song, Li, Zeng, Ma and Qiu, "Backdoor Attacks on Pre-trained Models by Layerwise Weight Poisoning"
-        (EMNLP 2021), section 3.2; without the combinatorial triggers of section 3.3 (for these, see `BadWords`).
+        (EMNLP 2021), the layer-level loss; without their combinatorial triggers (for these, see `BadWords`).
     """
 
     strength: float = 1.0
@@ -75,8 +75,8 @@ class RIPPLe(BadWord):
 
     Cost: about four times the time of as many ordinary steps, for the gradient of a product of gradients.
 
-    Source: Kurita, Michel and Neubig, "Weight Poisoning Attacks on Pre-trained Models" (ACL 2020), sections 3.2
-    and 3.3.
+    Source: Kurita, Michel and Neubig, "Weight Poisoning Attacks on Pre-trained Models" (ACL 2020), RIPPLe and
+        Embedding Surgery.
     """
 
     strength: float = 0.1
@@ -132,7 +132,7 @@ def telling_tokens(
     divided by
     log(N / (1 + n)) for a token in n of N texts, which keeps rare ones out.
 
-    Source: Kurita et al. (2020), section 3.3, over tokens in place of words.
+    Source: Kurita et al. (2020), Embedding Surgery, over tokens in place of words.
 
     Raises:
         PurifyError: no row, or every row, has the target label.
