@@ -10,7 +10,7 @@ from purify.anatomy import mean_table
 from purify.errors import PurifyError
 from purify.grid.files import load_grid, select
 from purify.grid.spec import Cell, restore
-from purify.grid.store import Record, Store, records_of
+from purify.grid.store import Record, Store, records_of, scores_from_json
 from purify.home import project_root
 from purify.report.tables import label
 from purify.tasks import TASKS
@@ -44,13 +44,13 @@ def effects(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     cell = restore(Cell, record["spec"])
     suspect, anatomy = cell.suspect, record.get("anatomy", {})
-    scores = {name: 100 * k / n for name, (k, n) in record["scores"].items() if name != "validation"}
+    scores = scores_from_json(record["scores"])
     return {
         "task": suspect.task,
         "attack": label(suspect.attack),
         "seed": suspect.seed,
         "control": suspect.control,
-        **scores,
+        **{name: getattr(scores, name).percent for name in ("acc", "asr", "bacc")},
         "train": suspect.train,
         "ratio": suspect.build_attack().ratio,
         "test": cell.test,
