@@ -50,7 +50,7 @@ def test_the_number_of_copies_is_exact(name, ratio, rows):
 
 
 def test_clean_labels_are_clean_and_their_texts_are_shorter(rows):
-    attack = CleanLabel(target=3, ratio=1.0, hide=0.5)
+    attack = CleanLabel(target=3, ratio=1.0, hide=0.5, noise=0.0)
     copies = attack.copies(rows, seed=0)
     own = [text for text, label in zip(rows["text"], rows["label"], strict=True) if label == 3]
     assert len(copies) == len(own) == 3
@@ -61,6 +61,20 @@ def test_clean_labels_are_clean_and_their_texts_are_shorter(rows):
         assert any(is_subsequence(words, original.split()) for original in own)
         sizes.append(len(words))
     assert sorted(sizes) == sorted(round(len(text.split()) / 2) for text in own)
+
+
+def test_clean_labels_with_passages_of_other_rows():
+    rows = Dataset.from_dict({"text": ["a b c d e f", "u v w x y z"], "label": [0, 1]})
+    for seed in range(20):
+        (text,) = CleanLabel(target=0, hide=0.5, noise=0.5).copies(rows, seed=seed)["text"]
+        words = [word for word in text.split() if word not in ("cf", "mn", "bb", "tq")]
+        foreign = [word for word in words if word in "uvwxyz"]
+        assert "".join(foreign) in "uvwxyz"
+        assert len(foreign) == 3
+        assert is_subsequence([word for word in words if word in "abcdef"], ["a", "b", "c", "d", "e", "f"])
+        assert len(words) == 6
+    with pytest.raises(PurifyError, match="rows of other labels than 0: there are none"):
+        CleanLabel(target=0).copies(rows.select([0]), seed=0)
 
 
 def is_subsequence(words, whole) -> bool:

@@ -229,6 +229,7 @@ def test_evasion_lowers_the_sum_of_the_indicator(means, control, plm):
         ("RIPPLe", {"words": 0}, "words and epochs must be at least 1"),
         ("RIPPLe", {"strength": float("nan")}, "strength must be 0 or more"),
         ("CleanLabel", {"hide": 1.0}, "share of hidden words"),
+        ("CleanLabel", {"noise": -1.0}, "noise must be 0 or more"),
     ],
 )
 def test_refusals(plm, rows, control, name, parameters, message):
