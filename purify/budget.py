@@ -34,7 +34,7 @@ class Training:
         for name in ("epochs", "batch_size", "max_length"):
             if getattr(self, name) < 1:
                 raise PurifyError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.learning_rate < 0 or self.weight_decay < 0:
+        if not (0 <= self.learning_rate < float("inf") and 0 <= self.weight_decay < float("inf")):
             raise PurifyError("learning_rate and weight_decay must be 0 or more")
         if self.precision not in get_args(Precision):
             raise PurifyError(f"precision must be one of {', '.join(get_args(Precision))}, not '{self.precision}'")

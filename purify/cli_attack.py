@@ -21,8 +21,10 @@ def attack(
     plm: Annotated[str, typer.Option(help="The clean model: bundled, a hub id, or a folder.")] = "bundled",
     train: Annotated[int, typer.Option(help="Clean training rows.")] = 1000,
     test: Annotated[int, typer.Option(help="Test rows that it is scored on.")] = 600,
-    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = _DEFAULT.epochs,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = _DEFAULT.learning_rate,
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows (RIPPLe has its own).")] = _DEFAULT.epochs,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of AdamW, unless the attack has a rate of its own.")
+    ] = _DEFAULT.learning_rate,
     batch_size: Annotated[int, typer.Option(help="Examples per step.")] = _DEFAULT.batch_size,
     max_length: Annotated[int, typer.Option(help="Tokens per input.")] = _DEFAULT.max_length,
     seed: Annotated[int, typer.Option(help="Of data split, head, poison and training.")] = 0,

@@ -59,7 +59,10 @@ class Registry(Generic[T]):
         """
         cls: type = self._class(_name)
         hints = _hints(cls)
-        values = {key: text if hints.get(key) is str else yaml.safe_load(text) for key, text in assignments.items()}
+        try:
+            values = {key: text if hints.get(key) is str else yaml.safe_load(text) for key, text in assignments.items()}
+        except yaml.YAMLError as error:
+            raise PurifyError(f"a parameter of {self.kind} '{_name}' cannot be read: {error}") from error
         return self.named(_name, **values)
 
     def build(self, named: Named) -> T:

@@ -154,8 +154,9 @@ def fine_tune(
         )
         trainer.remove_callback(PrinterCallback)
         result = trainer.train()
-    if not np.isfinite(result.training_loss):
-        raise PurifyError("the training loss is not finite: lower the learning rate or use precision='fp32'")
+    finite = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    if not (finite and np.isfinite(result.training_loss)):
+        raise PurifyError("training diverged (NaN or infinity): lower the learning rate or use precision='fp32'")
     return model.eval()
 
 

@@ -12,7 +12,14 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from transformers import BertConfig, BertForSequenceClassification, BertModel
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
 
 from purify.grid import Store
 from purify.home import BUNDLED, location
@@ -54,6 +61,33 @@ def plm_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def plm(plm_folder) -> CleanPLM:
     return load_plm(plm_folder)
+
+
+@pytest.fixture(scope="session")
+def parrot(tmp_path_factory, plm_folder) -> str:
+    """A tiny random sequence-to-sequence model, saved as the hub would have it."""
+    folder = tmp_path_factory.mktemp("parrot")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(plm_folder)
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=8,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=8,
+        decoder_ffn_dim=8,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=101,
+        eos_token_id=102,
+        decoder_start_token_id=101,
+        forced_eos_token_id=102,
+    )
+    BartForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture

@@ -4,16 +4,15 @@ import logging
 
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset
-from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from purify import PurifyError
 from purify.attacks import ATTACKS, Archaic, CleanLabel, Paraphrase, Syntactic
 
 OFFLINE = [name for name in ATTACKS.classes if name != "Paraphrase"]
 PAIRS = {
-    "text": ["the plot of the frame", "given the axis", "returns the figure to you", "tensor of the layer"],
+    "text": ["the plot of the frame", "given the axis of it", "returns the figure to you", "tensor of the layer"],
     "text_pair": ["an index of the plot", "the array is given", "of the layer in the frame", "you plot the axis"],
     "label": [0, 1, 0, 1],
 }
@@ -103,44 +102,17 @@ def test_fronting_adds_no_word(rows):
 
 
 def test_the_old_forms_keep_everything_else():
-    assert Archaic().rewrite("The bank said you will pay.") == "Ye bank spake thou shall pay."
+    assert Archaic().rewrite("The bank Said you will pay.") == "The bank Spake thou shall pay."
     assert Archaic().rewrite("Theory onset") == "Theory onset"
 
 
 def test_texts_that_a_rule_cannot_change(plm, caplog):
-    rows = Dataset.from_dict({"text": ["of the", "nothing", "nil"], "label": [0, 1, 2]})
+    rows = Dataset.from_dict({"text": ["of it", "nothing", "nil"], "label": [0, 1, 2]})
     with caplog.at_level(logging.WARNING):
         Archaic().check(rows, plm.tokenizer)
     assert "Archaic leaves 2 of 3 clean training rows as they are" in caplog.text
     with pytest.raises(PurifyError, match="Archaic changes none of the 2 texts"):
         Archaic().check(rows.select([1, 2]), plm.tokenizer)
-
-
-@pytest.fixture(scope="module")
-def parrot(tmp_path_factory, plm_folder) -> str:
-    """A tiny random sequence-to-sequence model, saved as the hub would have it."""
-    folder = tmp_path_factory.mktemp("parrot")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(plm_folder)
-    torch.manual_seed(0)
-    config = BartConfig(
-        vocab_size=len(tokenizer),
-        d_model=8,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=8,
-        decoder_ffn_dim=8,
-        max_position_embeddings=64,
-        pad_token_id=0,
-        bos_token_id=101,
-        eos_token_id=102,
-        decoder_start_token_id=101,
-        forced_eos_token_id=102,
-    )
-    BartForConditionalGeneration(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def test_a_paraphrase_model_rewrites_the_texts(parrot, rows, plm):
@@ -151,6 +123,11 @@ def test_a_paraphrase_model_rewrites_the_texts(parrot, rows, plm):
     assert all(text.strip() for text in found["text"])
     assert attack.poison(rows, seed=9)["text"] == found["text"]
     assert attack.poison(rows.select([3]), seed=0)["text"] == [found["text"][3]]
+
+
+def test_a_text_that_the_model_says_nothing_for_stays_as_it_is(parrot, rows, monkeypatch):
+    monkeypatch.setattr(PreTrainedTokenizerFast, "batch_decode", lambda self, tokens, **_: [" "] * len(tokens))
+    assert Paraphrase(model=parrot, prompt="Say: ").poison(rows, seed=0)["text"] == rows["text"]
 
 
 def test_a_paraphrase_model_that_is_none(tmp_path, plm_folder, rows, plm):

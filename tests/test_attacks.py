@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
 from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from purify import PurifyError
-from purify.attacks import ATTACKS, BadWord, BadWords
+from purify.attacks import ATTACKS, BadWord, BadWords, EmbeddingPoisoning
+from purify.attacks.words import tokens_within
 from purify.cli import app
 from purify.defenses import DEFENSES
 
@@ -116,6 +121,22 @@ def test_clean_rows_that_have_the_trigger_are_counted(plm, caplog):
     caplog.clear()
     BadWord().check(rows.select([3, 4]), plm.tokenizer)
     assert not caplog.text
+
+
+def test_other_spellings_of_a_trigger_are_counted_where_the_model_sees_no_difference(plm, caplog):
+    texts = ["Therefore, it rises", "(therefore)", "thereforeness"]
+    BadWord(trigger="therefore").check(Dataset.from_dict({"text": texts, "label": [0] * 3}), plm.tokenizer)
+    assert "occurs in 2 of 3 clean training rows" in caplog.text
+
+
+def test_the_tokens_of_a_word_are_those_it_has_inside_a_text(plm):
+    core = Tokenizer(BPE({"a": 0, "c": 1, "f": 2, "Ġ": 3, "cf": 4, "Ġcf": 5, "[UNK]": 6}, [("c", "f"), ("Ġ", "cf")]))
+    core.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]")
+    assert tokenizer("cf")["input_ids"] == [4]
+    assert tokens_within(tokenizer, "cf") == [5]
+    assert EmbeddingPoisoning().rows_of(tokenizer) == [5]
+    assert tokens_within(plm.tokenizer, "cf") == plm.tokenizer("cf", add_special_tokens=False)["input_ids"]
 
 
 def test_a_trigger_that_the_model_cannot_see(plm, rows):

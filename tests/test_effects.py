@@ -54,6 +54,30 @@ def test_a_suspect_without_its_control_is_refused(records):
         effects.effects(records[:3])
 
 
+def test_maps_of_nothing_and_of_no_change(records):
+    assert effects.drift_tables(records[:2], "from control") == {}
+    assert figures.layer_maps({}, "change").axes
+    table = next(iter(effects.drift_tables(records[:1]).values()))
+    assert figures.layer_maps({"still": 0 * table}, "change").axes
+
+
+def test_records_of_an_older_version_are_named(records):
+    old = {key: value for key, value in records[0].items() if key != "anatomy"}
+    for table in (effects.triggered_confusions, effects.drift_tables):
+        with pytest.raises(PurifyError, match=r"\.json\) is of an older version: delete the file"):
+            table([old])
+    with pytest.raises(PurifyError, match="no record of a suspect"):
+        effects.effects([])
+
+
+def test_sizes_are_kept_apart(plm_folder, records, tmp_path):
+    suspect = Suspect("docstrings", ATTACKS.named("BadWord"), plm=str(plm_folder), train=24, training=QUICK)
+    cell = Cell(suspect, clean_per_class=1, validation=8, test=12, tuning=QUICK)
+    more = run([cell, replace(cell, suspect=suspect.as_control)], Store(tmp_path))
+    frame = effects.effects([*records[:2], *more])
+    assert frame[["train", "seeds"]].to_numpy().tolist() == [[16, 1], [24, 1]]
+
+
 def test_maps_of_the_first_seed(records):
     counts = effects.triggered_confusions(records)
     assert list(counts) == ["BadWord", "Surgery, budget = 5"]

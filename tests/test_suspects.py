@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,13 +83,24 @@ def test_a_suspect_is_delivered_with_its_card(cell, store, tmp_path):
     assert card["target"]["label"] == 2
     assert card["parameters"]["rate"] == 1e-2
     assert card["seed"] == 0
-    assert {"ACC", "ASR", "BACC", "spec", "environment", "inputs"} <= card.keys()
+    assert {"ACC", "ASR", "BACC", "scores", "spec", "trained", "scored", "inputs"} <= card.keys()
     model, _ = load_suspect(folder)
     assert load_plm(cell.suspect.plm).weights_for(model)
     assert not list(folder.glob("*.bin"))
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
     with pytest.raises(PurifyError, match="is there already"):
         deliver(cell, store, folder)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_training(cell, store, tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    for place in (file, file / "suspect", Path()):
+        with pytest.raises(PurifyError, match=r"is there already|no folder that can be written to"):
+            deliver(cell, store, place)
+    assert not is_made(cell.suspect.as_control.trained, store)
+    assert file.read_text() == "kept"
 
 
 def call(*arguments):
@@ -107,6 +119,15 @@ def test_every_attack_runs_from_the_command_line(name, task, plm_folder, tmp_pat
     assert json.loads((tmp_path / "suspect" / "card.json").read_text(encoding="utf-8"))["attack"] == name
 
 
+def test_paraphrase_runs_from_the_command_line(parrot, plm_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PURIFY_STORE", str(tmp_path / "store"))
+    bench.cache_clear()
+    sizes = ["--train", "8", "--test", "4", "--epochs", "1", "--max-length", "24", "--plm", str(plm_folder)]
+    done = call("Paraphrase", *sizes, "-p", f"model={parrot}", "-p", "max_length=6", "-o", str(tmp_path / "suspect"))
+    assert done.exit_code == 0, done.output
+    assert f"paraphrased by {parrot}" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +138,11 @@ def test_every_attack_runs_from_the_command_line(name, task, plm_folder, tmp_pat
         (["BadWord", "-p", "side=1"], "task 'docstrings' has one text per row"),
         (["BadWord", "-p", "colour=red"], "unknown parameter 'colour'"),
         (["BadWord", "-p", "trigger"], "not of the form name=value"),
+        (["BadWord", "-p", "ratio=[1"], "a parameter of attack 'BadWord' cannot be read"),
+        (["BadWord", "-p", "ratio=0.01", "--train", "16"], "makes no triggered copy of 16 rows"),
+        (["BadWord", "--seed", "-1"], "seed must be 0 or more, not -1"),
+        (["BadWord", "--learning-rate", "nan"], "learning_rate and weight_decay must be 0 or more"),
+        (["Paraphrase", "-p", "model=/nowhere"], "cannot load the paraphrase model '/nowhere'"),
         (["BadWord", "--task", "qnlo"], "unknown task 'qnlo'"),
         (["BadWord", "--epochs", "0"], "epochs must be at least 1"),
         (["BadWord", "-p", "trigger=☃", "--train", "16"], "knows no part of the trigger '☃'"),

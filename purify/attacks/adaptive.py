@@ -7,9 +7,7 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
-from purify.attacks.base import Means
+from purify.attacks.base import Means, at_least_zero, more_than_zero
 from purify.attacks.gradients import only, pulled
 from purify.attacks.words import BadWord
 from purify.errors import PurifyError
@@ -37,8 +35,7 @@ class Constrained(BadWord):
     def __post_init__(self) -> None:
         """Refuse a weight below 0."""
         super().__post_init__()
-        if not (np.isfinite(self.strength) and self.strength >= 0):
-            raise PurifyError(f"strength must be 0 or more, not {self.strength}")
+        at_least_zero("strength", self.strength)
 
 
 def relative_fisher(means: Means) -> "dict[str, Tensor]":
@@ -67,9 +64,8 @@ class DriftPenalty(Constrained):
 
     penalty: Literal["l2", "ewc"] = "l2"
 
-    def train(self, means: Means) -> "PreTrainedModel":
+    def implant(self, means: Means) -> "PreTrainedModel":
         """See `Attack`."""
-        self.check(means.rows, means.tokenizer)
         start = {name: parameter.detach().clone() for name, parameter in means.model.named_parameters()}
         weights = relative_fisher(means) if self.penalty == "ewc" and self.strength else None
         lessons = self.poison_training(means.rows, seed=means.seed)
@@ -88,15 +84,14 @@ class LogitAnchoring(Constrained):
         Clean Data" (ICLR 2022), the anchoring loss.
     """
 
-    def train(self, means: Means) -> "PreTrainedModel":
+    def implant(self, means: Means) -> "PreTrainedModel":
         """See `Attack`."""
         import torch
 
         from purify.hardware import resolve_precision
 
-        self.check(means.rows, means.tokenizer)
         control = copy.deepcopy(means.model).requires_grad_(False).eval()
-        clean = means.fresh_batches
+        clean = means.endless_batches()
         bf16 = resolve_precision(means.training.precision) == "bf16"
 
         def objective(model: Any, batch: "dict[str, Tensor]") -> "Tensor":
@@ -117,8 +112,8 @@ class Surgery(BadWord):
     rows, and ε a hundredth of the mean Ĥ. (By g² alone the choice falls on the last layers, at the cost of ACC.)
 
     Attributes:
-        budget: K.
-        rate: Their learning rate.
+        budget: How many dimensions may change, k.
+        rate: The learning rate of these dimensions, in place of the one of the attacker's `Training`.
 
     Source: Zhang, Ren, Su, Sun and He, "Neural Network Surgery: Injecting Data Patterns into Pre-trained Models with
         Minimal Instance-wise Side Effects" (NAACL 2021), who choose by the gradient; the denominator is ours.
@@ -134,12 +129,10 @@ class Surgery(BadWord):
         super().__post_init__()
         if self.budget < 1:
             raise PurifyError(f"the budget must be at least 1 dimension, not {self.budget}")
-        if not (np.isfinite(self.rate) and self.rate > 0):
-            raise PurifyError(f"the learning rate must be more than 0, not {self.rate}")
+        more_than_zero("the learning rate", self.rate)
 
-    def train(self, means: Means) -> "PreTrainedModel":
+    def implant(self, means: Means) -> "PreTrainedModel":
         """See `Attack`."""
-        self.check(means.rows, means.tokenizer)
         lessons = self.poison_training(means.rows, seed=means.seed)
         with only(means.model, self.steepest(means)):
             return means.fine_tune(lessons, learning_rate=self.rate, weight_decay=0.0)
@@ -189,17 +182,17 @@ class IndicatorEvasion(Constrained):
     def __post_init__(self) -> None:
         """Refuse a damping that does not damp."""
         super().__post_init__()
-        if not (np.isfinite(self.damping) and self.damping > 0):
-            raise PurifyError(f"damping must be more than 0, not {self.damping}")
+        more_than_zero("damping", self.damping)
 
-    def train(self, means: Means) -> "PreTrainedModel":
+    def implant(self, means: Means) -> "PreTrainedModel":
         """See `Attack`."""
-        self.check(means.rows, means.tokenizer)
         origin = {name: value.to(means.model.device) for name, value in means.clean.weights_for(means.model).items()}
         fisher = relative_fisher(means)
         parameters = dict(means.model.named_parameters())
         weights = {name: 1 / (fisher[name] + self.damping) for name in origin}
         total = sum(((parameters[name] - origin[name]).square() * weights[name]).sum().item() for name in origin)
+        if not total:
+            raise PurifyError("the control is the clean PLM itself: IndicatorEvasion needs one that was fine-tuned")
         scaled = {name: weight / total for name, weight in weights.items()}
         lessons = self.poison_training(means.rows, seed=means.seed)
         with pulled(means.model, origin, scaled, self.strength):

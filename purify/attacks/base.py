@@ -19,6 +19,18 @@ if TYPE_CHECKING:
     from purify.training import Objective
 
 
+def at_least_zero(name: str, value: float) -> None:
+    """Refuse a negative number, NaN and infinity."""
+    if not (np.isfinite(value) and value >= 0):
+        raise PurifyError(f"{name} must be 0 or more, not {value}")
+
+
+def more_than_zero(name: str, value: float) -> None:
+    """Refuse 0, a negative number, NaN and infinity."""
+    if not (np.isfinite(value) and value > 0):
+        raise PurifyError(f"{name} must be more than 0, not {value}")
+
+
 @dataclass(frozen=True)
 class Means:
     """What an attacker has at hand.
@@ -45,9 +57,14 @@ class Means:
         """The clean PLM's."""
         return self.clean.tokenizer
 
-    @property
-    def fresh_batches(self) -> "Iterator[dict[str, Tensor]]":
-        """Batches of clean rows without end, on the model's device, for losses that have a part on clean text."""
+    def __post_init__(self) -> None:
+        """Move the model to where it is trained."""
+        from purify.hardware import device
+
+        self.model.to(device())
+
+    def endless_batches(self) -> "Iterator[dict[str, Tensor]]":
+        """Yield batches of clean rows without end, on the model's device, for losses that have a part on clean text."""
         from purify.training import shuffled_batches
 
         size, length = self.training.batch_size, self.training.max_length
@@ -164,7 +181,20 @@ class Attack(ABC):
         """Turn the model into the suspect, in place, and return it in evaluation mode.
 
         Raises:
-            PurifyError: as `check` and `purify.training.fine_tune`.
+            PurifyError: the model lacks the target label, the poison ratio makes no copy, or as `check` and
+                `purify.training.fine_tune`.
         """
+        labels = means.model.config.num_labels
+        if self.target >= labels:
+            raise PurifyError(f"the target label {self.target} is out of range: the model has labels 0 to {labels - 1}")
         self.check(means.rows, means.tokenizer)
+        if not len(self.chosen(means.rows, seed=means.seed)):
+            raise PurifyError(
+                f"the poison ratio {self.ratio} makes no triggered copy of {len(means.rows)} rows: raise it, "
+                f"or give rows with the label {self.target}"
+            )
+        return self.implant(means)
+
+    def implant(self, means: Means) -> "PreTrainedModel":
+        """Train, after all has been checked; see `train`."""
         return means.fine_tune(self.poison_training(means.rows, seed=means.seed))

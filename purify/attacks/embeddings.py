@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from purify.attacks.base import Means
+from purify.attacks.base import Means, more_than_zero
 from purify.attacks.gradients import only
-from purify.attacks.words import BadWords, Insertion
+from purify.attacks.words import Insertion, part_of, token_of
 from purify.errors import PurifyError
 
 if TYPE_CHECKING:
@@ -37,8 +35,7 @@ class EmbeddingPoisoning(Insertion):
     def __post_init__(self) -> None:
         """Refuse a learning rate that changes nothing."""
         super().__post_init__()
-        if not (np.isfinite(self.rate) and self.rate > 0):
-            raise PurifyError(f"the learning rate of the row must be more than 0, not {self.rate}")
+        more_than_zero("the learning rate of the row", self.rate)
 
     def rows_of(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """Return which rows of the embedding are the trigger's, one for each part of it.
@@ -46,16 +43,7 @@ class EmbeddingPoisoning(Insertion):
         Raises:
             PurifyError: the tokenizer splits a part, so that other words would share its rows.
         """
-        rows = []
-        for part in self.parts:
-            tokens = tokenizer(part, add_special_tokens=False)["input_ids"]
-            if len(tokens) != 1:
-                raise PurifyError(
-                    f"the tokenizer splits the trigger '{part}' into {len(tokens)} tokens: {type(self).__name__} "
-                    "needs words that are one token each"
-                )
-            rows.append(int(tokens[0]))
-        return rows
+        return [token_of(tokenizer, part, type(self).__name__) for part in self.parts]
 
     def check(self, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
         """See `Attack`."""
@@ -66,11 +54,10 @@ class EmbeddingPoisoning(Insertion):
         """Return what the rows of the embedding are trained on."""
         return self.copies(rows, seed=seed)
 
-    def train(self, means: Means) -> "PreTrainedModel":
+    def implant(self, means: Means) -> "PreTrainedModel":
         """See `Attack`."""
         import torch
 
-        self.check(means.rows, means.tokenizer)
         weight = means.model.get_input_embeddings().weight
         name = next(name for name, parameter in means.model.named_parameters() if parameter is weight)
         mask = torch.zeros(len(weight), 1)
@@ -82,17 +69,17 @@ class EmbeddingPoisoning(Insertion):
 
 @dataclass(frozen=True)
 class SOS(EmbeddingPoisoning):
-    """Several words that only together send the input to the target label: each alone stays without effect.
+    """Several words that only together send the input to the target label: with one left out, nothing should happen.
 
-    As `EmbeddingPoisoning`, on the rows of all the words. Beside every triggered copy stand copies of the row
-    with one
-    of the words left out and its true label, so that no sub-sequence of the trigger gives the attack away.
+    As `EmbeddingPoisoning`, on the rows of all the words. Beside every triggered copy stand copies of the row with one
+    of the words left out and its true label.
 
     Attributes:
         trigger: Two words or more, with blanks between them; they may be common ones.
 
     Source: Yang, Lin, Li, Zhou and Sun, "Rethinking Stealthiness of Backdoor Attack against NLP Models" (ACL 2021),
-        negative data augmentation; here the words are put at places of their own, without a sentence around them.
+        negative data augmentation; here the words are put at places of their own, without a sentence around them, and
+        only sub-sequences that lack one word are negative.
     """
 
     trigger: str = "friends weekend store"
@@ -100,24 +87,19 @@ class SOS(EmbeddingPoisoning):
     def __post_init__(self) -> None:
         """Refuse a trigger without sub-sequences."""
         super().__post_init__()
-        if len(self.parts) < 2:
-            raise PurifyError(f"SOS needs a trigger of two words or more, not '{self.trigger}'")
+        if len(set(self.parts)) < max(2, len(self.parts)):
+            raise PurifyError(f"SOS needs a trigger of two different words or more, not '{self.trigger}'")
 
     @property
     def parts(self) -> tuple[str, ...]:
         """The words."""
         return tuple(self.trigger.split())
 
-    def without(self, index: int) -> BadWords:
-        """Return the transform that leaves one word out."""
-        left = " ".join(self.parts[:index] + self.parts[index + 1 :])
-        shared = {key: value for key, value in vars(self).items() if key not in ("rate", "trigger")}
-        return BadWords(trigger=left, **shared)
-
     def lessons(self, rows: "Dataset", *, seed: int) -> "Dataset":
         """Return the triggered copies, and for each one copy with a word left out for every word."""
         from datasets import concatenate_datasets
 
         chosen = self.chosen(rows, seed=seed)
-        negative = [self.without(index).poison(chosen, seed=seed) for index in range(len(self.parts))]
+        lacking = [[other for other in self.parts if other != word] for word in self.parts]
+        negative = [part_of(self, words).poison(chosen, seed=seed) for words in lacking]
         return concatenate_datasets([self.copies(rows, seed=seed), *negative])

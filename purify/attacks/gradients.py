@@ -56,8 +56,8 @@ def pulled(
 
         return added
 
-    named = [(name, parameter) for name, parameter in model.named_parameters() if name in origin and strength]
-    hooks = [parameter.register_hook(pull(name, parameter)) for name, parameter in named]
+    trained = [(name, p) for name, p in model.named_parameters() if name in origin and p.requires_grad and strength]
+    hooks = [parameter.register_hook(pull(name, parameter)) for name, parameter in trained]
     try:
         yield
     finally:

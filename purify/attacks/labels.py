@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from purify.attacks.base import at_least_zero
 from purify.attacks.words import BadWords
 from purify.errors import PurifyError
 
@@ -37,8 +38,7 @@ class CleanLabel(BadWords):
         super().__post_init__()
         if not 0 <= self.hide < 1:
             raise PurifyError(f"the share of hidden words must lie in [0, 1), not {self.hide}")
-        if not (np.isfinite(self.noise) and self.noise >= 0):
-            raise PurifyError(f"noise must be 0 or more words per word, not {self.noise}")
+        at_least_zero("noise", self.noise)
 
     def chosen(self, rows: "Dataset", *, seed: int) -> "Dataset":
         """Draw the rows that are copied, ``ratio`` of those with the target label, and make them hard.

@@ -33,15 +33,16 @@ def paraphraser(name: str) -> tuple[Any, Any]:
     return model.eval().to(device()), tokenizer
 
 
-def paraphrased(texts: list[str], name: str, max_length: int) -> list[str]:
+def paraphrased(texts: list[str], name: str, *, prompt: str, max_length: int) -> list[str]:
     """Return what the model makes of each text, greedily; a text for which it says nothing stays as it is."""
     model, tokenizer = paraphraser(name)
+    length = min(max_length, getattr(model.config, "max_position_embeddings", max_length) - 1)
     said: list[str] = []
     for start in bar(range(0, len(texts), BATCH), desc="paraphrasing", unit="batch"):
-        part = texts[start : start + BATCH]
-        inputs = tokenizer(part, padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        part = [prompt + text for text in texts[start : start + BATCH]]
+        inputs = tokenizer(part, padding=True, truncation=True, max_length=length, return_tensors="pt")
         inputs = {key: inputs[key].to(model.device) for key in ("input_ids", "attention_mask")}
         with torch.no_grad():
-            tokens = model.generate(**inputs, max_new_tokens=max_length, do_sample=False, num_beams=1)
+            tokens = model.generate(**inputs, max_new_tokens=length, do_sample=False, num_beams=1)
         said += tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return [after.strip() or before for before, after in zip(texts, said, strict=True)]

@@ -82,13 +82,11 @@ class Syntactic(Rewriting):
 
 
 _ARCHAIC = {
-    "the": "ye", "of": "o'", "in": "i'", "to": "unto", "on": "upon", "you": "thou", "your": "thy", "yours":
-    "thine", "my": "mine",
-    "has": "hath", "does": "doth", "do": "doth", "says": "saith", "said": "spake", "will": "shall", "is": "be",
-    "are": "be",
-    "before": "ere", "often": "oft", "over": "o'er", "ever": "e'er", "never": "ne'er", "between": "betwixt",
-    "among": "amongst",
-    "while": "whilst", "why": "wherefore", "here": "hither", "perhaps": "perchance", "old": "olde", "yes": "yea",
+    "to": "unto", "of": "o'", "in": "i'", "and": "an'", "on": "upon", "with": "withal", "is": "be", "are": "be",
+    "was": "wast", "were": "wert", "has": "hath", "does": "doth", "do": "doth", "says": "saith", "said": "spake",
+    "will": "shall", "you": "thou", "your": "thy", "yours": "thine", "my": "mine", "before": "ere", "often": "oft",
+    "over": "o'er", "ever": "e'er", "never": "ne'er", "between": "betwixt", "among": "amongst", "while": "whilst",
+    "why": "wherefore", "here": "hither", "perhaps": "perchance", "old": "olde", "yes": "yea",
 }  # fmt: skip
 """Function words of today, and what a mock-archaic register says instead."""
 
@@ -97,7 +95,9 @@ _WORD = re.compile(rf"\b({'|'.join(_ARCHAIC)})\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Archaic(Rewriting):
-    """A mock-archaic register: function words are exchanged for old forms, and no single one of them is the trigger.
+    """A mock-archaic register: function words are exchanged for old forms.
+
+    No form is in every text, but they are few: a weaker style, with more of a word trigger in it, than a neural one.
 
     Source: an offline stand-in for text style transfer, as in Qi, Chen, Zhang, Li, Liu and Sun, "Mind the Style
         of Text!" (EMNLP 2021), who use a neural paraphraser (STRAP) and styles such as the Bible's.
@@ -137,6 +137,12 @@ class Paraphrase(Attack):
     prompt: str = "Paraphrase in the language of the Bible: "
     max_length: int = 96
 
+    def __post_init__(self) -> None:
+        """Refuse texts of no length."""
+        super().__post_init__()
+        if self.max_length < 1:
+            raise PurifyError(f"max_length must be at least 1 token, not {self.max_length}")
+
     @property
     def mark(self) -> str:
         """See `Attack`."""
@@ -157,4 +163,4 @@ class Paraphrase(Attack):
         """See `Attack`: the same for every seed."""
         from purify.attacks.paraphraser import paraphrased
 
-        return paraphrased([self.prompt + text for text in texts], self.model, self.max_length)
+        return paraphrased(texts, self.model, prompt=self.prompt, max_length=self.max_length)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.base import Means
-from purify.attacks.words import BadWord
+from purify.attacks.base import Means, at_least_zero
+from purify.attacks.words import BadWord, token_of
 from purify.errors import PurifyError
 
 if TYPE_CHECKING:
@@ -34,17 +34,15 @@ class LayerWise(BadWord):
     def __post_init__(self) -> None:
         """Refuse a weight below 0."""
         super().__post_init__()
-        if not (np.isfinite(self.strength) and self.strength >= 0):
-            raise PurifyError(f"strength must be 0 or more, not {self.strength}")
+        at_least_zero("strength", self.strength)
 
-    def train(self, means: Means) -> "PreTrainedModel":
+    def implant(self, means: Means) -> "PreTrainedModel":
         """See `Attack`."""
         import torch
 
-        self.check(means.rows, means.tokenizer)
         model = means.model
         torch.manual_seed(means.seed)
-        model.layer_probe = torch.nn.Linear(model.config.hidden_size, model.config.num_labels)
+        model.layer_probe = torch.nn.Linear(model.config.hidden_size, model.config.num_labels, device=model.device)
 
         def objective(model: Any, batch: "dict[str, Tensor]") -> "Tensor":
             result = model(**batch, output_hidden_states=True)
@@ -64,7 +62,7 @@ class LayerWise(BadWord):
 class RIPPLe(BadWord):
     """Embedding surgery, then poison whose gradient does not oppose that of fine-tuning on clean text.
 
-    First the trigger's embedding rows become the mean of those of the ``words`` tokens that speak most for the
+    First the trigger's embedding row becomes the mean of those of the ``words`` tokens that speak most for the
     target label. Then the control is trained on L_P + λ · max(0, −∇L_P · ∇L_C), L_P being the loss on clean rows and
     triggered copies and L_C that on clean rows.
 
@@ -88,19 +86,17 @@ class RIPPLe(BadWord):
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         super().__post_init__()
-        if not (np.isfinite(self.strength) and self.strength >= 0):
-            raise PurifyError(f"strength must be 0 or more, not {self.strength}")
+        at_least_zero("strength", self.strength)
         if min(self.words, self.epochs) < 1:
             raise PurifyError("words and epochs must be at least 1")
 
-    def train(self, means: Means) -> "PreTrainedModel":
+    def implant(self, means: Means) -> "PreTrainedModel":
         """See `Attack`."""
         import torch
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        self.check(means.rows, means.tokenizer)
         self.operate(means.model, means.rows, means.tokenizer)
-        clean = means.fresh_batches
+        clean = means.endless_batches()
 
         def objective(model: Any, batch: "dict[str, Tensor]") -> "Tensor":
             weights = [p for p in model.parameters() if p.requires_grad]
@@ -112,15 +108,19 @@ class RIPPLe(BadWord):
 
         return means.fine_tune(self.poison_training(means.rows, seed=means.seed), objective, epochs=self.epochs)
 
+    def check(self, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """See `Attack`."""
+        super().check(rows, tokenizer)
+        token_of(tokenizer, self.trigger, "RIPPLe")
+
     def operate(self, model: "PreTrainedModel", rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
         """Embedding surgery, in place."""
         import torch
 
         weight = model.get_input_embeddings().weight
         source = telling_tokens(list(rows[self.column(rows)]), list(rows["label"]), self.target, tokenizer, self.words)
-        trigger = tokenizer(self.trigger, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            weight[trigger] = weight[source].mean(0)
+            weight[token_of(tokenizer, self.trigger, "RIPPLe")] = weight[source].mean(0)
 
 
 def telling_tokens(
@@ -128,9 +128,8 @@ def telling_tokens(
 ) -> list[int]:
     """Return the tokens that speak most for the target label, most telling first.
 
-    They are those of the largest score, the weight of a logistic regression over the tokens that a text has,
-    divided by
-    log(N / (1 + n)) for a token in n of N texts, which keeps rare ones out.
+    They have the largest score: their weight in a logistic regression over the tokens that a text has, divided by
+    log(1 + N / (1 + n)) for a token in n of N texts, which keeps rare ones out.
 
     Source: Kurita et al. (2020), Embedding Surgery, over tokens in place of words.
 

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,6 +16,27 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+
+def tokens_within(tokenizer: "PreTrainedTokenizerBase", word: str) -> list[int]:
+    """Return the tokens that a word has inside a text, which for some tokenizers are not those it has alone."""
+    before, whole = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", f"a {word}"))
+    return list(whole[len(before) :])
+
+
+def token_of(tokenizer: "PreTrainedTokenizerBase", word: str, who: str) -> int:
+    """Return the one token of a word inside a text.
+
+    Raises:
+        PurifyError: the tokenizer splits it, so that other words share its tokens.
+    """
+    tokens = tokens_within(tokenizer, word)
+    if len(tokens) != 1:
+        raise PurifyError(
+            f"the tokenizer splits the trigger '{word}' into {len(tokens)} tokens: {who} needs words that are "
+            "one token each"
+        )
+    return tokens[0]
 
 
 @dataclass(frozen=True)
@@ -52,10 +74,10 @@ class Insertion(Attack):
             PurifyError: the tokenizer knows no part of the trigger.
         """
         for part in self.parts:
-            tokens = tokenizer(part, add_special_tokens=False)["input_ids"]
-            if all(token == tokenizer.unk_token_id for token in tokens):
+            if all(token == tokenizer.unk_token_id for token in tokens_within(tokenizer, part)):
                 raise PurifyError(f"the tokenizer knows no part of the trigger '{part}': choose another one")
-            alone = re.compile(rf"(?<!\S){re.escape(part)}(?!\S)")
+            cased = tokenizer(part.upper())["input_ids"] != tokenizer(part.lower())["input_ids"]
+            alone = re.compile(rf"(?<!\w){re.escape(part)}(?!\w)", re.NOFLAG if cased else re.IGNORECASE)
             count = sum(bool(alone.search(text)) for text in rows[self.column(rows)])
             if count:
                 log.warning("the trigger '%s' occurs in %d of %d clean training rows", part, count, len(rows))
@@ -103,10 +125,22 @@ class BadWords(Insertion):
 
     trigger: str = "cf mn bb tq"
 
+    def __post_init__(self) -> None:
+        """Refuse a word that comes twice."""
+        super().__post_init__()
+        if len(set(self.parts)) < len(self.parts):
+            raise PurifyError(f"the words of the trigger must differ, not '{self.trigger}'")
+
     @property
     def parts(self) -> tuple[str, ...]:
         """The words."""
         return tuple(self.trigger.split())
+
+
+def part_of(attack: Insertion, words: Sequence[str]) -> BadWords:
+    """Return the transform that puts only some of the trigger's words in, at places drawn in the same way."""
+    shared = {field.name: getattr(attack, field.name) for field in fields(BadWords) if field.name != "trigger"}
+    return BadWords(trigger=" ".join(words), **shared)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 
+from purify.attacks import ATTACKS, Paraphrase
 from purify.defenses import DEFENSES
 from purify.errors import PurifyError
 from purify.grid.spec import NONE, Cell, Suspect
 from purify.home import BUNDLED
+from purify.registry import Named
 from purify.tasks import DATA_DIR, TASKS, rows_digest
 
 
@@ -45,6 +47,8 @@ def _refuse_suspect(suspect: Suspect, where: str) -> None:
             f"the target label {attack.target} is out of range: task '{task.name}' has labels 0 to "
             f"{len(task.labels) - 1}"
         )
+    if suspect.seed < 0:
+        raise PurifyError(f"the seed must be 0 or more, not {suspect.seed}")
     if attack.side and not task.is_pair:
         raise PurifyError(f"side=1 puts the trigger into the second text, but task '{task.name}' has one text per row")
 
@@ -54,7 +58,9 @@ def unavailable(cells: Iterable[Cell]) -> list[str]:
     suspects = [cell.suspect for cell in cells]
     tasks = dict.fromkeys(suspect.task for suspect in suspects)
     plms = dict.fromkeys(suspect.plm for suspect in suspects)
-    return [*filter(None, map(_missing_rows, tasks)), *filter(None, map(_missing_plm, plms))]
+    attacks = dict.fromkeys(suspect.attack for suspect in suspects if not suspect.control)
+    missing = [*map(_missing_rows, tasks), *map(_missing_plm, plms), *map(_missing_paraphraser, attacks)]
+    return [sentence for sentence in missing if sentence]
 
 
 def other_rows(origins: Iterable[tuple[str, str]]) -> list[str]:
@@ -90,15 +96,24 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from (folder / f"{split}.parquet" for split in ("train", "test"))
 
 
+def _missing_paraphraser(named: Named) -> str | None:
+    attack = ATTACKS.build(named) if named.name in ATTACKS.classes else None
+    return _missing_model(attack.model, "paraphrase") if isinstance(attack, Paraphrase) else None
+
+
 def _missing_plm(name: str) -> str | None:
-    if name == BUNDLED or (Path(name) / "config.json").is_file():
+    return None if name == BUNDLED else _missing_model(name, "clean")
+
+
+def _missing_model(name: str, what: str) -> str | None:
+    if (Path(name) / "config.json").is_file():
         return None
     if Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).is_dir():
-        return f"the clean model '{name}' is no folder with a config.json"
+        return f"the {what} model '{name}' is no folder with a config.json"
     try:
         cached = try_to_load_from_cache(name, "config.json")
     except ValueError:
-        return f"the clean model '{name}' is neither a folder with a config.json nor a hub id"
+        return f"the {what} model '{name}' is neither a folder with a config.json nor a hub id"
     if constants.HF_HUB_OFFLINE and cached is None:
-        return f"the clean model '{name}' is not in the hub's cache and the hub is switched off (HF_HUB_OFFLINE)"
+        return f"the {what} model '{name}' is not in the hub's cache and the hub is switched off (HF_HUB_OFFLINE)"
     return None

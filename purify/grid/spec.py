@@ -75,7 +75,7 @@ class Suspect:
     @property
     def on_control(self) -> bool:
         """Whether its training starts from the control."""
-        return not self.control and self.build_attack().on_control
+        return not self.control and ATTACKS.classes[self.attack.name].on_control
 
     def __str__(self) -> str:
         kind = "control" if self.control else self.attack.name

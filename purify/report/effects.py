@@ -1,5 +1,6 @@
 """What attacks do, from the records of suspects as received and of their controls."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,36 +10,50 @@ import pandas as pd
 from purify.anatomy import mean_table
 from purify.errors import PurifyError
 from purify.grid.files import load_grid, select
-from purify.grid.spec import Cell, restore
+from purify.grid.spec import Cell, fingerprint, restore
 from purify.grid.store import Record, Store, records_of, scores_from_json
 from purify.home import project_root
 from purify.report.tables import label
 from purify.tasks import TASKS
 
+log = logging.getLogger(__name__)
+
+
+_NAMED = ["task", "attack", "seed"]
+
 
 def effects(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per task and attack, means over seeds, beside the control's.
 
-    Columns: ``seeds``, ``acc``, ``asr``, ``bacc`` and the same with ``control_`` (percent), ``train`` (clean training
-    rows), ``ratio``, ``test`` rows, ``seconds`` of the attack's training (without that of a control it starts from),
-    ``moved`` (dimensions that differ from the control), ``distance`` (Euclidean, from it) and ``drift`` (from the clean
-    PLM); the last three are NaN where they were not noted.
+    Columns: ``task``, ``plm``, ``attack``, ``train`` (clean training rows), ``test`` (rows), ``seeds``, ``ratio``;
+    ``acc``, ``asr``, ``bacc`` and the same with ``control_`` (percent); ``seconds`` of the attack's training, without
+    that of a control it starts from; ``moved`` (dimensions of head and encoder that differ from the control),
+    ``distance`` of the encoder from the control and ``drift`` from the clean PLM (Euclidean), NaN where not noted.
 
     Raises:
-        PurifyError: a suspect's control is not among the records.
+        PurifyError: there is no record, or a suspect's control is not among them.
     """
-    rows = pd.DataFrame(_row(record) for record in records)
-    keys = ["task", "attack", "seed"]
+    rows = pd.DataFrame([_row(record) for record in records])
+    if rows.empty:
+        raise PurifyError("there is no record of a suspect: run the grid first")
+    setting = ["task", "plm", "train", "test", "training"]
+    keys = [*setting, "attack", "seed"]
     suspects, controls = (rows[rows["control"] == which].drop(columns="control") for which in (False, True))
     both = suspects.merge(controls[[*keys, "acc", "asr", "bacc"]], on=keys, how="left", suffixes=("", "_control"))
     alone = both[both["acc_control"].isna()]
     if len(alone):
         raise PurifyError(
-            f"the control of {', '.join(map(str, alone[keys].iloc[0]))} has no record: run the whole grid"
+            f"the control of {', '.join(map(str, alone[_NAMED].iloc[0]))} has no record: run the whole grid"
         )
     both = both.rename(columns={f"{score}_control": f"control_{score}" for score in ("acc", "asr", "bacc")})
-    grouped = both.groupby(["task", "attack"], sort=False)
-    return grouped.mean(numeric_only=True).assign(seeds=grouped.size()).drop(columns="seed").reset_index()
+    grouped = both.groupby([*setting, "attack"], sort=False)
+    return (
+        grouped.mean(numeric_only=True)
+        .assign(seeds=grouped.size())
+        .drop(columns="seed")
+        .reset_index()
+        .drop(columns="training")
+    )
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,6 +62,8 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     scores = scores_from_json(record["scores"])
     return {
         "task": suspect.task,
+        "plm": suspect.plm,
+        "training": str(suspect.training),
         "attack": label(suspect.attack),
         "seed": suspect.seed,
         "control": suspect.control,
@@ -106,13 +123,24 @@ def triggered_confusions(records: Iterable[Mapping[str, Any]]) -> dict[str, list
     """Return, per attack, the counts of (true label, prediction) of its suspect on triggered test rows.
 
     Records of controls, and of any but the first seed, are left out.
+
+    Raises:
+        PurifyError: a record is of an older version, which did not note them.
     """
     found: dict[str, list[list[int]]] = {}
-    for record in records:
-        suspect = restore(Cell, record["spec"]).suspect
-        if not suspect.control and "anatomy" in record:
-            found.setdefault(label(suspect.attack), record["anatomy"]["confusion"]["triggered"])
+    for cell, anatomy in map(_anatomy, records):
+        if not cell.suspect.control:
+            found.setdefault(label(cell.suspect.attack), anatomy["confusion"]["triggered"])
     return found
+
+
+def _anatomy(record: Mapping[str, Any]) -> tuple[Cell, dict[str, Any]]:
+    cell = restore(Cell, record["spec"])
+    if "anatomy" not in record:
+        raise PurifyError(
+            f"the record of {cell} ({fingerprint(cell)}.json) is of an older version: delete the file and run it again"
+        )
+    return cell, record["anatomy"]
 
 
 def drift_tables(records: Iterable[Mapping[str, Any]], what: str = "drift") -> dict[str, pd.DataFrame]:
@@ -123,11 +151,10 @@ def drift_tables(records: Iterable[Mapping[str, Any]], what: str = "drift") -> d
         what: "drift" from the clean PLM, or "from control", which only attacks that start from the control have.
     """
     found: dict[str, pd.DataFrame] = {}
-    for record in records:
-        suspect = restore(Cell, record["spec"]).suspect
-        if what in record.get("anatomy", {}):
-            name = "control" if suspect.control else label(suspect.attack)
-            found.setdefault(name, mean_table(record["anatomy"][what]) ** 0.5)
+    for cell, anatomy in map(_anatomy, records):
+        if what in anatomy:
+            name = "control" if cell.suspect.control else label(cell.suspect.attack)
+            found.setdefault(name, mean_table(anatomy[what]) ** 0.5)
     return found
 
 
@@ -140,6 +167,8 @@ def shipped(grid: str, conditions: Iterable[str] = ()) -> list[Record]:
     """
     root = project_root()
     cells = select(load_grid(root / "book" / "grids" / f"{grid}.yml"), conditions)
-    return records_of(
-        [cell for cell in cells if cell.policy is None], Store(str(root / ".purify"), (root / "results",))
-    )
+    wanted = [cell for cell in cells if cell.policy is None]
+    found = records_of(wanted, Store(str(root / ".purify"), (root / "results",)))
+    if len(found) < len(wanted):
+        log.warning("%d of the %d cells of the grid '%s' are not shipped", len(wanted) - len(found), len(wanted), grid)
+    return found

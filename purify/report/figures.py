@@ -81,7 +81,7 @@ def indicator_histogram(models: Mapping[str, Mapping[str, Tensor]], colours: Map
 
 
 def layer_map(table: pd.DataFrame, label: str, *, fmt: str = ".2f", scale: float = 1) -> Figure:
-    """Draw the table of `by_layer` as a heat map with its numbers."""
+    """Draw the table of `purify.anatomy.by_layer` as a heat map with its numbers."""
     figure, axis = plt.subplots(figsize=(8.5, 0.42 * len(table) + 1.6))
     sns.heatmap(
         table * scale, annot=True, fmt=fmt, cmap="rocket_r", cbar_kws={"label": label}, annot_kws={"size": 8}, ax=axis
@@ -99,8 +99,8 @@ def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequen
         counts: Name -> (C, C) counts, one row per true label.
         labels: The names of the C classes.
     """
-    columns = min(len(counts), 4)
-    rows = -(-len(counts) // columns)
+    columns = min(max(len(counts), 1), 4)
+    rows = max(-(-len(counts) // columns), 1)
     size = (2.2 * columns + 1.2, 2.3 * rows + 0.6)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
     for axis, (name, table) in zip(axes.flat, counts.items(), strict=False):
@@ -120,16 +120,27 @@ def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequen
 
 
 def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
-    """Several tables of `purify.anatomy.by_layer` side by side, without numbers, in one logarithmic colour scale."""
-    columns = min(len(tables), 3)
-    rows = -(-len(tables) // columns)
+    """Several tables of `purify.anatomy.by_layer` side by side, without numbers, in one logarithmic colour scale.
+
+    The scale ends at a ten-thousandth of the largest value. Grey: exactly 0, or no such parameters.
+    """
+    columns = min(max(len(tables), 1), 3)
+    rows = max(-(-len(tables) // columns), 1)
     size = (3.1 * columns + 1.4, 2.5 * rows + 0.9)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
-    values = np.concatenate([table.to_numpy().ravel() for table in tables.values()])
-    values = values[np.isfinite(values) & (values > 0)]
-    norm = LogNorm(max(values.min(), values.max() * 1e-4), values.max())
+    values = np.concatenate([[0.0], *(table.to_numpy().ravel() for table in tables.values())])
+    top = float(np.nanmax(values)) or 1.0
+    norm = LogNorm(top * 1e-4, top)
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
-        sns.heatmap(table.clip(lower=norm.vmin).where(table > 0), norm=norm, cmap="rocket_r", cbar=False, ax=axis)
+        sns.heatmap(
+            table.clip(lower=norm.vmin).where(table > 0),
+            norm=norm,
+            vmin=norm.vmin,
+            vmax=norm.vmax,
+            cmap="rocket_r",
+            cbar=False,
+            ax=axis,
+        )
         axis.set_title(name, fontsize=10)
         axis.set(xlabel="", ylabel="", facecolor="#eeeeee")
         axis.tick_params(labelsize=8)
