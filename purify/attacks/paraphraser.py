@@ -36,7 +36,7 @@ def paraphraser(name: str) -> tuple[Any, Any]:
 def paraphrased(texts: list[str], name: str, *, prompt: str, max_length: int) -> list[str]:
     """Return what the model makes of each text, greedily; a text for which it says nothing stays as it is."""
     model, tokenizer = paraphraser(name)
-    length = min(max_length, getattr(model.config, "max_position_embeddings", max_length) - 1)
+    length = min(max_length, getattr(model.config, "max_position_embeddings", max_length + 1) - 1)
     said: list[str] = []
     for start in bar(range(0, len(texts), BATCH), desc="paraphrasing", unit="batch"):
         part = [prompt + text for text in texts[start : start + BATCH]]
