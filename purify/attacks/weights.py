@@ -77,7 +77,7 @@ class RIPPLe(BadWord):
         Embedding Surgery.
     """
 
-    strength: float = 0.1
+    strength: float = 0.01
     words: int = 10
     epochs: int = 1
 
