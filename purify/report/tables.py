@@ -171,10 +171,11 @@ def paired_table(frame: pd.DataFrame, method: str, drops: Iterable[float]) -> pd
     return pd.DataFrame(rows).set_index("ΔACC ≤").rename_axis(None)
 
 
-def text_table(rows: Iterable[dict[str, str]], marked: str) -> Any:
-    """Return rows of text as a table in which the word ``marked`` stands out; everything is escaped."""
+def text_table(rows: Iterable[dict[str, str]], *marked: str) -> Any:
+    """Return rows of text as a table in which the words ``marked`` stand out; everything is escaped."""
     frame = pd.DataFrame(list(rows))
-    word = re.compile(rf"(?<!\S){re.escape(html.escape(marked))}(?!\S)")
+    words = "|".join(re.escape(html.escape(word)) for word in marked) or r"\b\B"  # which is nowhere
+    word = re.compile(rf"(?<!\S)(?:{words})(?!\S)")
     shown = frame.map(lambda text: word.sub(lambda found: f"<mark>{found[0]}</mark>", html.escape(text)))
     from IPython.display import HTML  # noqa: PLC0415  (notebooks only)
 
