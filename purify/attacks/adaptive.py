@@ -53,7 +53,7 @@ def relative_fisher(means: Means) -> "dict[str, Tensor]":
 class DriftPenalty(Constrained):
     """The backdoor pays for every step away from the control: Σ (w − w_c)², or the same weighted by the Fisher (EWC).
 
-    For EWC the weights are Ĥ_i divided by the mean Ĥ, so that a strength means about the same for both.
+    For EWC the weights are Ĥ_i divided by the mean Ĥ. Most of them are far below 1, so that it takes a larger strength.
 
     Attributes:
         penalty: "l2" or "ewc".
@@ -62,6 +62,7 @@ class DriftPenalty(Constrained):
         "Overcoming catastrophic forgetting in neural networks" (PNAS 2017), elastic weight consolidation.
     """
 
+    strength: float = 0.1
     penalty: Literal["l2", "ewc"] = "l2"
 
     def implant(self, means: Means) -> "PreTrainedModel":
