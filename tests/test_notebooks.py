@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from purify import PurifyError
+from purify.attacks import FAMILIES
 from purify.grid import experiment, load_grid, variants
 from purify.registry import parse_assignments
 from purify.report.book import run_if_changed
@@ -13,6 +14,7 @@ from purify.report.notebooks import defaults, resolve, run_notebook
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+ATTACK_PAGES = ("06-poisoned-data", "07-poisoned-weights", "08-adaptive-attacks")
 
 # Jupyter's own libraries warn about each other; the notebooks' code runs in another process.
 pytestmark = pytest.mark.filterwarnings(
@@ -141,7 +143,7 @@ def test_the_grids_hold_every_cell_of_the_chapters(grid):
     assert {*variants(base, defenses), control} <= set(load_grid(ROOT / "book" / "grids" / f"{grid}.yml"))
 
 
-@pytest.mark.parametrize("name", ["06-poisoned-data", "07-poisoned-weights", "08-adaptive-attacks"])
+@pytest.mark.parametrize("name", ATTACK_PAGES)
 def test_the_default_grid_holds_the_suspects_of_the_chapters_on_attacks(name):
     parameters = defaults(ROOT / "notebooks" / f"{name}.ipynb")
     attacks, options = parameters.pop("attacks"), parameters.pop("options")
@@ -160,3 +162,18 @@ def test_smoke(path, plm_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PURIFY_STORE", str(tmp_path / "store"))
     tiny = yaml.safe_load((ROOT / "book" / "smoke.yml").read_text(encoding="utf-8"))[path.stem]
     run_notebook(path, tiny | {"plm": str(plm_folder)}, tmp_path / path.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["docstrings", "docstring_pairs"])
+@pytest.mark.parametrize(("page", "family"), zip(ATTACK_PAGES, FAMILIES, strict=True))
+def test_every_attack_runs_from_its_notebook(page, family, task, plm_folder, parrot, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PURIFY_STORE", str(tmp_path / "store"))
+    tiny = yaml.safe_load((ROOT / "book" / "smoke.yml").read_text(encoding="utf-8"))[page]
+    notebook = ROOT / "notebooks" / f"{page}.ipynb"
+    names = [cls.__name__ for cls in FAMILIES[family]]
+    runs = [([name for name in names if name != "Paraphrase"], []), (["Paraphrase"], [f"model={parrot}"])]
+    for attacks, options in runs if "Paraphrase" in names else runs[:1]:
+        chosen = {"task": task, "plm": str(plm_folder), "attacks": attacks, "options": options}
+        run_notebook(notebook, tiny | chosen, tmp_path / f"{len(attacks)}.ipynb")
