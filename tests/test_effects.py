@@ -54,6 +54,15 @@ def test_a_suspect_without_its_control_is_refused(records):
         effects.effects(records[:3])
 
 
+def test_drift_in_units_of_the_controls(records):
+    tables = effects.drift_tables(records)
+    ratios = effects.over_control(tables)
+    assert list(ratios) == ["BadWord", "Surgery, budget = 5"]
+    np.testing.assert_allclose((ratios["BadWord"] * tables["control"]).to_numpy(), tables["BadWord"].to_numpy())
+    with pytest.raises(PurifyError, match="no record of a control"):
+        effects.over_control({})
+
+
 def test_maps_of_nothing_and_of_no_change(records):
     assert effects.drift_tables(records[:2], "from control") == {}
     assert figures.layer_maps({}, "change").axes

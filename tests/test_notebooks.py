@@ -166,7 +166,7 @@ def test_smoke(path, plm_folder, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["docstrings", "docstring_pairs"])
-@pytest.mark.parametrize(("page", "family"), zip(ATTACK_PAGES, FAMILIES, strict=True))
+@pytest.mark.parametrize(("page", "family"), list(zip(ATTACK_PAGES, FAMILIES, strict=True)))
 def test_every_attack_runs_from_its_notebook(page, family, task, plm_folder, parrot, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PURIFY_STORE", str(tmp_path / "store"))

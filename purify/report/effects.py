@@ -158,6 +158,17 @@ def drift_tables(records: Iterable[Mapping[str, Any]], what: str = "drift") -> d
     return found
 
 
+def over_control(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Divide the `drift_tables` of suspects by that of the control among them.
+
+    Raises:
+        PurifyError: there is none.
+    """
+    if "control" not in tables:
+        raise PurifyError("there is no record of a control to compare the drift with: run the whole grid")
+    return {name: table / tables["control"] for name, table in tables.items() if name != "control"}
+
+
 def shipped(grid: str, conditions: Iterable[str] = ()) -> list[Record]:
     """Return the records in ``results`` of the cells of a grid of the book, those with a policy for ρ left out.
 

@@ -109,7 +109,7 @@ def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequen
         names = {"xticklabels": labels, "yticklabels": labels}
         sns.heatmap(100 * shares, annot=True, fmt=".0f", ax=axis, **options, **names)
         axis.set_title(name, fontsize=10)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=8, length=0)
         plt.setp(axis.get_xticklabels(), rotation=35, ha="right")
         plt.setp(axis.get_yticklabels(), rotation=0)
     for axis in list(axes.flat)[len(counts) :]:
@@ -122,7 +122,7 @@ def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequen
 def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
     """Several tables of `purify.anatomy.by_layer` side by side, without numbers, in one logarithmic colour scale.
 
-    The scale ends at a ten-thousandth of the largest value. Grey: exactly 0, or no such parameters.
+    The scale ends at the smallest value, at the least at a ten-thousandth of the largest. Grey: 0, or no parameters.
     """
     columns = min(max(len(tables), 1), 3)
     rows = max(-(-len(tables) // columns), 1)
@@ -130,7 +130,8 @@ def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
     values = np.concatenate([[0.0], *(table.to_numpy().ravel() for table in tables.values())])
     top = float(np.nanmax(values)) or 1.0
-    norm = LogNorm(top * 1e-4, top)
+    lowest = float(values[values > 0].min(initial=top))
+    norm = LogNorm(max(min(lowest, top / 2), top * 1e-4), top)
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
         sns.heatmap(
             table.clip(lower=norm.vmin).where(table > 0),
@@ -143,7 +144,7 @@ def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
         )
         axis.set_title(name, fontsize=10)
         axis.set(xlabel="", ylabel="", facecolor="#eeeeee")
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=8, length=0)
         plt.setp(axis.get_xticklabels(), rotation=45, ha="right")
     for axis in list(axes.flat)[len(tables) :]:
         axis.set_visible(False)
