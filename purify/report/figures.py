@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy import stats
 from torch import Tensor
@@ -120,9 +120,10 @@ def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequen
 
 
 def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
-    """Several tables of `purify.anatomy.by_layer` side by side, without numbers, in one logarithmic colour scale.
+    """Several tables of `purify.anatomy.by_layer` side by side, without numbers, in one colour scale.
 
-    The scale ends at the smallest value, at the least at a ten-thousandth of the largest. Grey: 0, or no parameters.
+    It is logarithmic where values span more than a factor of 10, and ends at a ten-thousandth of the largest at the
+    least. Grey: 0, or no such parameters.
     """
     columns = min(max(len(tables), 1), 3)
     rows = max(-(-len(tables) // columns), 1)
@@ -131,13 +132,14 @@ def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
     values = np.concatenate([[0.0], *(table.to_numpy().ravel() for table in tables.values())])
     top = float(np.nanmax(values)) or 1.0
     lowest = float(values[values > 0].min(initial=top))
-    norm = LogNorm(max(min(lowest, top / 2), top * 1e-4), top)
+    low = max(min(lowest, top / 2), top * 1e-4)
+    norm = LogNorm(low, top) if top > 10 * low else Normalize(low, top)
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
         sns.heatmap(
-            table.clip(lower=norm.vmin).where(table > 0),
+            table.clip(lower=low).where(table > 0),
             norm=norm,
-            vmin=norm.vmin,
-            vmax=norm.vmax,
+            vmin=low,
+            vmax=top,
             cmap="rocket_r",
             cbar=False,
             ax=axis,
