@@ -37,14 +37,14 @@ def test_effects_are_means_over_seeds_beside_the_control(records):
     assert 0 < frame["distance"][1] < frame["drift"][1]
     table = effects.effect_table(frame)
     assert table.index.tolist() == frame["attack"].tolist()
-    assert table["ACC − control"].iloc[0] == f"{frame['acc'][0] - frame['control_acc'][0]:+.1f}"
-    assert table["BACC − chance"].iloc[0] == f"{frame['bacc'][0] - 25:+.1f}"
+    assert table["vs control"].iloc[0] == f"{frame['acc'][0] - frame['control_acc'][0]:+.1f}"
+    assert table["vs chance"].iloc[0] == f"{frame['bacc'][0] - 25:+.1f}"
 
 
 def test_distances_are_shares_of_the_unconstrained(records):
     frame = effects.effects(records)
     table = effects.distance_table(frame[frame["attack"] != "BadWord"], "Surgery, budget = 5")
-    assert table["of the unconstrained (%)"].tolist() == ["100"]
+    assert table["% of free"].tolist() == ["100"]
     with pytest.raises(PurifyError, match="'nothing' is not among the attacks: BadWord"):
         effects.distance_table(frame, "nothing")
 
@@ -93,7 +93,7 @@ def test_maps_of_the_first_seed(records):
     assert counts["BadWord"] == records[0]["anatomy"]["confusion"]["triggered"]
     figure = figures.confusion_maps(counts, ["a", "b", "c", "d"])
     shown = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title() for axis in shown] == list(counts)
+    assert [axis.get_title().replace("\n", " ") for axis in shown] == list(counts)
     rows = np.array(counts["BadWord"])
     wanted = 100 * rows / np.maximum(rows.sum(1, keepdims=True), 1)
     assert [text.get_text() for text in shown[0].texts] == [f"{value:.0f}" for value in wanted.ravel()]
@@ -105,5 +105,5 @@ def test_drift_of_suspects_and_control(records):
     assert (tables["control"].loc["embeddings"].dropna() > 0).all()
     assert list(effects.drift_tables(records, "from control")) == ["Surgery, budget = 5"]
     figure = figures.layer_maps(tables, "drift")
-    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    titles = [axis.get_title().replace("\n", " ") for axis in figure.axes if axis.get_title()]
     assert titles == list(tables)

@@ -83,17 +83,20 @@ def _norm(found: list[Any] | None) -> float:
 
 
 def effect_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what `effects` holds as text for reading, one row per attack."""
+    """Return what `effects` holds as text for reading, one row per attack.
+
+    Columns: ACC and its difference to the control's, ASR and the control's, BACC and its difference to chance (points).
+    """
     shown = pd.DataFrame({"attack": frame["attack"]})
     shown["ACC"] = frame["acc"].map("{:.1f}".format)
-    shown["ACC − control"] = (frame["acc"] - frame["control_acc"]).map("{:+.1f}".format)
+    shown["vs control"] = (frame["acc"] - frame["control_acc"]).map("{:+.1f}".format)
     shown["ASR"] = frame["asr"].map("{:.1f}".format)
-    shown["ASR of control"] = frame["control_asr"].map("{:.1f}".format)
+    shown["control’s"] = frame["control_asr"].map("{:.1f}".format)
     chance = [100 / len(TASKS[task].labels) for task in frame["task"]]
     shown["BACC"] = frame["bacc"].map("{:.1f}".format)
-    shown["BACC − chance"] = (frame["bacc"] - chance).map("{:+.1f}".format)
+    shown["vs chance"] = (frame["bacc"] - chance).map("{:+.1f}".format)
     shown["seeds"] = frame["seeds"].map(str)
-    shown["training (s)"] = frame["seconds"].map("{:.0f}".format)
+    shown["train (s)"] = frame["seconds"].map("{:.0f}".format)
     return shown.set_index("attack").rename_axis(None)
 
 
@@ -112,10 +115,10 @@ def distance_table(frame: pd.DataFrame, unconstrained: str) -> pd.DataFrame:
     reference = frame.set_index("attack")["distance"][unconstrained]
     shown = pd.DataFrame({"attack": frame["attack"]})
     shown["ASR"] = frame["asr"].map("{:.1f}".format)
-    shown["dimensions changed"] = frame["moved"].map("{:,.0f}".format)
-    shown["distance from the control"] = frame["distance"].map("{:.2f}".format)
-    shown["of the unconstrained (%)"] = (100 * frame["distance"] / reference).map("{:.0f}".format)
-    shown["distance from the clean PLM"] = frame["drift"].map("{:.2f}".format)
+    shown["changed"] = frame["moved"].map("{:,.0f}".format)
+    shown["from control"] = frame["distance"].map("{:.2f}".format)
+    shown["% of free"] = (100 * frame["distance"] / reference).map("{:.0f}".format)
+    shown["from PLM"] = frame["drift"].map("{:.2f}".format)
     return shown.set_index("attack").rename_axis(None)
 
 

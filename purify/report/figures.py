@@ -1,5 +1,6 @@
 """The figures of the book: each takes tidy data and returns a matplotlib figure."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -108,7 +109,7 @@ def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequen
         options = {"vmin": 0, "vmax": 100, "cbar": False, "cmap": "rocket_r", "square": True, "annot_kws": {"size": 8}}
         names = {"xticklabels": labels, "yticklabels": labels}
         sns.heatmap(100 * shares, annot=True, fmt=".0f", ax=axis, **options, **names)
-        axis.set_title(name, fontsize=10)
+        axis.set_title(textwrap.fill(name, 22), fontsize=10)
         axis.tick_params(labelsize=8, length=0)
         plt.setp(axis.get_xticklabels(), rotation=35, ha="right")
         plt.setp(axis.get_yticklabels(), rotation=0)
@@ -132,7 +133,7 @@ def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
     values = np.concatenate([[0.0], *(table.to_numpy().ravel() for table in tables.values())])
     top = float(np.nanmax(values)) or 1.0
     lowest = float(values[values > 0].min(initial=top))
-    low = max(min(lowest, top / 2), top * 1e-4)
+    low = max(lowest if lowest < top else top / 2, top * 1e-4)
     norm = LogNorm(low, top) if top > 10 * low else Normalize(low, top)
     for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
         sns.heatmap(
@@ -144,7 +145,7 @@ def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
             cbar=False,
             ax=axis,
         )
-        axis.set_title(name, fontsize=10)
+        axis.set_title(textwrap.fill(name, 22), fontsize=10)
         axis.set(xlabel="", ylabel="", facecolor="#eeeeee")
         axis.tick_params(labelsize=8, length=0)
         plt.setp(axis.get_xticklabels(), rotation=45, ha="right")
