@@ -8,7 +8,6 @@ of it; suspects and Fishers are made before. Times of commands include all of th
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
@@ -16,12 +15,12 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import torch
 import yaml
+from noted import noted, write
 from transformers import BertConfig, BertModel
 
 from purify.attacks import ATTACKS
@@ -29,7 +28,6 @@ from purify.budget import Training
 from purify.defenses import DEFENSES
 from purify.grid import Cell, Store, Suspect, load_grid
 from purify.grid.cluster import dask_cluster
-from purify.grid.environment import environment
 from purify.grid.plan import plan
 from purify.grid.processes import local_processes, pin
 from purify.grid.runner import Engine, Options, execute, in_process
@@ -183,19 +181,8 @@ def main() -> None:
                 {"part": part.__name__, "what": name, "seconds": round(value, 4), "speed": round(first / value, 2)}
                 for name, value in found.items()
             ]
-    here = environment("auto")
-    frame = pd.DataFrame(rows).assign(
-        repetitions=options.repetitions,
-        device=here["device"],
-        cores=os.cpu_count(),
-        precision=here["precision"],
-        torch=here["packages"]["torch"],
-        revision=here["revision"],
-        day=datetime.now(UTC).date().isoformat(),
-    )
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(options.output, index=False)
-    options.output.with_suffix(".md").write_text(markdown(frame), encoding="utf-8")
+    frame = noted(pd.DataFrame(rows), options.repetitions)
+    write(frame, options.output, markdown)
     print(frame[["part", "what", "seconds", "speed"]].to_string(index=False))
 
 

@@ -7,21 +7,19 @@ repetitions, over the same rows. At last the whole training of one suspect, as t
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from noted import noted, write
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer
 
 from purify.attacks import BadWord, Means
 from purify.budget import Training
-from purify.grid.environment import environment
 from purify.plm import CleanPLM, load_plm
 from purify.tasks import Splits, load_task
 from purify.training import arguments, encode
@@ -79,21 +77,9 @@ def main() -> None:
     examples = round(options.train * (1 + attack.ratio)) * budget.epochs
     what = f"BadWord, whole: {options.train} rows and {attack.ratio:.0%} copies, {budget.epochs} epochs"
     rows.append({"what": what, "examples": examples, "seconds": time.perf_counter() - started})
-    here = environment("auto")
-    frame = pd.DataFrame(rows).assign(
-        repetitions=options.repetitions,
-        task=options.task,
-        device=here["device"],
-        cores=os.cpu_count(),
-        precision=here["precision"],
-        torch=here["packages"]["torch"],
-        revision=here["revision"],
-        day=datetime.now(UTC).date().isoformat(),
-    )
+    frame = noted(pd.DataFrame(rows).assign(task=options.task), options.repetitions)
     frame["examples_per_second"] = frame["examples"] / frame["seconds"]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    frame.round(3).to_csv(options.output, index=False)
-    options.output.with_suffix(".md").write_text(markdown(frame), encoding="utf-8")
+    write(frame.round(3), options.output, markdown)
     print(frame[["what", "seconds", "examples_per_second"]].round(1).to_string(index=False))
 
 

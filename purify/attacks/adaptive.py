@@ -167,9 +167,8 @@ class IndicatorEvasion(Constrained):
     """An attack on this book's own indicator: the backdoor is trained together with a small Σ r_i.
 
     The penalty is Σ δ_i² / (Ĥ_i + ε), over all dimensions with a clean counterpart, in units of the same sum of
-    the control; δ is the whole drift from the clean PLM, and Ĥ that of the control on the attacker's clean rows.
-    It pushes
-    the backdoor out of the dimensions that the defender would reset, into those that clean text vouches for.
+    the control; δ is the whole drift from the clean PLM, and Ĥ that of the control on the attacker's clean rows. It
+    pushes the backdoor out of the dimensions that the defender would reset, into those that clean text vouches for.
 
     Attributes:
         damping: ε in units of the mean Ĥ of all dimensions, so that those which clean text hardly sees do not make

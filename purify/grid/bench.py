@@ -231,7 +231,7 @@ class Bench:
         found: dict[str, Any] = {"confusion": {name: counts.tolist() for name, counts in confusions.items()}}
         found["drift"] = _squares(self.resources.drift)
         if self.cell.suspect.on_control:
-            weights = {name: value.detach() for name, value in self.control().named_parameters()}
+            weights = dict(self.control().named_parameters())
             suspect = dict(self.resources.suspect.named_parameters())
             delta = drift(suspect, weights)
             found["from control"] = _squares({name: delta[name] for name in self.resources.drift})

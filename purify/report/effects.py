@@ -19,9 +19,6 @@ from purify.tasks import TASKS
 log = logging.getLogger(__name__)
 
 
-_NAMED = ["task", "attack", "seed"]
-
-
 def effects(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per task and attack, means over seeds, beside the control's.
 
@@ -42,9 +39,8 @@ def effects(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     both = suspects.merge(controls[[*keys, "acc", "asr", "bacc"]], on=keys, how="left", suffixes=("", "_control"))
     alone = both[both["acc_control"].isna()]
     if len(alone):
-        raise PurifyError(
-            f"the control of {', '.join(map(str, alone[_NAMED].iloc[0]))} has no record: run the whole grid"
-        )
+        lonely = ", ".join(map(str, alone[["task", "attack", "seed"]].iloc[0]))
+        raise PurifyError(f"the control of {lonely} has no record: run the whole grid")
     both = both.rename(columns={f"{score}_control": f"control_{score}" for score in ("acc", "asr", "bacc")})
     grouped = both.groupby([*setting, "attack"], sort=False)
     return (
