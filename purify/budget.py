@@ -40,5 +40,8 @@ class Training:
             raise PurifyError(f"precision must be one of {', '.join(get_args(Precision))}, not '{self.precision}'")
 
 
+TRAINING = Training()
+"""How a suspect is trained, unless said otherwise."""
+
 FINE_TUNING = Training(epochs=10)
 """The fine-tuning budget of every weight defense, unless said otherwise."""

@@ -39,15 +39,19 @@ def drift(suspect: Tensors, clean: Tensors) -> dict[str, Tensor]:
     return delta
 
 
-def indicator(drift: Tensors, fisher: Tensors) -> dict[str, Tensor]:
-    r"""Return the paper's indicator of poison, :math:`r_i = \delta_i^2 / \hat H_i`.
+def indicator(drift: Tensors, fisher: Tensors, *, exponent: float = 1.0, damping: float = 0.0) -> dict[str, Tensor]:
+    r"""Return the indicator of poison, :math:`r_i = \delta_i^2 / (\hat H_i + \lambda \bar H)^\alpha`.
 
-    Edge rules: no drift gives 0, whatever the Fisher (there is nothing to reset); a drift where the
+    The paper's is that of α = 1 and λ = 0, :math:`\delta_i^2 / \hat H_i`.
+
+    Edge rules, whatever α and λ: no drift gives 0, whatever the Fisher (there is nothing to reset); a drift where the
     Fisher is 0 gives +inf (the clean data cannot vouch for it).
 
     Args:
         drift: δ per parameter, any shape.
         fisher: Ĥ ≥ 0 per parameter, of the same shapes; may hold more names.
+        exponent: α ≥ 0: 0 leaves δ² alone.
+        damping: λ ≥ 0, in units of the mean Ĥ of the parameter's tensor.
 
     Raises:
         PurifyError: a parameter has no Fisher, or shapes differ.
@@ -62,7 +66,8 @@ def indicator(drift: Tensors, fisher: Tensors) -> dict[str, Tensor]:
             raise PurifyError(
                 f"the Fisher of '{name}' has shape {tuple(fisher[name].shape)}, its drift {tuple(delta.shape)}"
             )
-        ratio = delta.square() / fisher[name]
+        curvature = fisher[name] + damping * fisher[name].mean() if damping else fisher[name]
+        ratio = delta.square() / (curvature if exponent == 1 else curvature.pow(exponent))
         r[name] = torch.where(delta == 0, 0.0, ratio)  # 0/0 is 0; x/0 is inf by IEEE arithmetic
         # A drift so small that its square underflows is still a drift that Ĥ = 0 cannot vouch for.
         r[name][(delta != 0) & (fisher[name] == 0)] = torch.inf
@@ -125,12 +130,58 @@ def random_mask(shapes: Tensors, reserve: float, *, seed: int = 0) -> dict[str, 
     return reserve_mask({name: torch.zeros_like(value) for name, value in shapes.items()}, reserve, seed=seed)
 
 
+def per_tensor(r: Tensors, among: Tensors | None = None) -> dict[str, Tensor]:
+    """Return the rank of r within its own tensor, in (0, 1]: every tensor then keeps the same share.
+
+    Args:
+        r: The indicator per parameter, any shape.
+        among: Which dimensions are ranked; the others get +inf.
+    """
+    ranks = {}
+    for name, value in r.items():
+        counts = among[name] if among is not None else torch.ones_like(value, dtype=torch.bool)
+        rank = torch.full_like(value, torch.inf)
+        order = value[counts].argsort().argsort()
+        rank[counts] = (order.to(value) + 1) / max(len(order), 1)
+        ranks[name] = rank
+    return ranks
+
+
+def soft_mask(r: Tensors, keep: Tensors, softness: float) -> dict[str, Tensor]:
+    r"""Return the share of its drift that every dimension keeps, :math:`1 / (1 + (r_i / q)^{1/\tau})`.
+
+    q is the largest r of a dimension that ``keep`` keeps: there the share is ½. For τ → 0 it is ``keep`` itself. What
+    has r = inf keeps nothing.
+
+    Args:
+        r: The indicator per parameter, any shape.
+        keep: Of `reserve_mask`.
+        softness: τ > 0, in units of the natural logarithm of r.
+    """
+    kept = torch.cat([value[keep[name]] for name, value in r.items()])
+    finite = kept[kept.isfinite()]
+    if not len(finite) or not finite.max() > 0:
+        return {name: mask.to(r[name]) for name, mask in keep.items()}
+    quantile = finite.max().log()
+    return {name: torch.sigmoid((quantile - value.log()) / softness) for name, value in r.items()}
+
+
 def reset(suspect: Tensors, clean: Tensors, keep: Tensors) -> dict[str, Tensor]:
     """Return the suspect's weights with the dimensions outside ``keep`` set to their clean values.
 
     Parameters without a mask are kept whole. Nothing is changed in place.
+
+    Args:
+        suspect: Its weights.
+        clean: The clean weights.
+        keep: Of bool, or the share in [0, 1] of its drift that a dimension keeps.
     """
-    return {
-        name: torch.where(keep[name], value, clean[name].to(value.dtype)) if name in keep else value.clone()
-        for name, value in suspect.items()
-    }
+    weights = {}
+    for name, value in suspect.items():
+        if name not in keep:
+            weights[name] = value.clone()
+        elif keep[name].dtype == torch.bool:
+            weights[name] = torch.where(keep[name], value, clean[name].to(value.dtype))
+        else:
+            weights[name] = clean[name].to(value.dtype).lerp(value, keep[name].to(value.dtype))
+    return weights

@@ -42,13 +42,16 @@ class Scores:
         acc: Clean accuracy: clean test inputs against their labels.
         asr: Attack success rate: triggered inputs *whose label is not the target* that get the target.
         bacc: Accuracy on triggered (biased) inputs, all labels, against their true labels.
-        validation: Clean accuracy on the validation rows, the only score that a choice may look at.
+        validation: Clean accuracy on the validation rows, the only score that a defender's choice may look at.
+        validation_asr: ASR on the validation rows: what those who develop a method with attacks of their own may look
+            at, so that test rows are left for the result. Older records lack it.
     """
 
     acc: Proportion
     asr: Proportion
     bacc: Proportion
     validation: Proportion
+    validation_asr: Proportion | None = None
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> Proportion:

@@ -13,12 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from purify.budget import FINE_TUNING, Training
+from purify.defenses.purifying import FinePurifying
 from purify.errors import PurifyError
-from purify.indicator import judged, reserve_mask, reset
+from purify.indicator import indicator, judged, per_tensor, reserve_mask, reset, soft_mask
 from purify.metrics import accuracy
 from purify.plm import CleanPLM, load_classifier, load_plm, save_checkpoint
 from purify.resources import Resources, check_rows
 from purify.selection import Count, check_reserve, choose_reserve
+from purify.structures import pooled
 from purify.training import predict
 
 log = logging.getLogger(__name__)
@@ -111,7 +113,7 @@ def purify(
         check_rows(validation, suspect.config.num_labels)
 
     def clean_at(ratio: float) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-        model, keep = purified(resources, ratio, count)
+        model, keep = purified(resources, FinePurifying(reserve=ratio, count=count))
         return (resources.fine_tuned(model) if fine_tune else model.eval()), keep
 
     scores: dict[float, float] = {}
@@ -134,21 +136,41 @@ def purify(
     return Purified(model, clean.tokenizer, chosen, overall, per_module, scores, r)
 
 
-def purified(resources: Resources, reserve: float, count: Count) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """Detect and reset (steps 1 and 2): return a copy of the suspect and the mask of what it kept."""
-    r = resources.indicator
-    among = judged(resources.fisher) if count == "judged" else None
-    keep = reserve_mask(r, reserve, among=among, seed=resources.seed)
+def purified(resources: Resources, choice: FinePurifying) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """Detect and reset (steps 1 and 2): return a copy of the suspect, and what it kept.
+
+    The second is a mask, or for a soft reset the share of its drift that a dimension keeps.
+    """
+    r, fisher = resources.indicator, resources.fisher
+    if choice.structure != "dimension":
+        own = {name: fisher[name] for name in resources.drift}
+        fisher = pooled(own, choice.structure, resources.suspect)
+        squares = {name: delta.square() for name, delta in resources.drift.items()}
+        sums = pooled(squares, choice.structure, resources.suspect)
+        r = indicator({name: value.sqrt() for name, value in sums.items()}, fisher, **_law(choice))
+    elif _law(choice) != _law(FinePurifying()):
+        r = indicator(resources.drift, fisher, **_law(choice))
+    among = judged(fisher) if choice.count == "judged" else None
+    if choice.ranked:
+        r = per_tensor(r, among)
+    keep = reserve_mask(r, choice.reserve, among=among, seed=resources.seed)
+    if choice.softness:
+        soft = soft_mask(r, keep, choice.softness)
+        keep = {name: soft[name] * among[name] if among else soft[name] for name in soft}
     weights = reset(dict(resources.suspect.named_parameters()), resources.reference, keep)
     return resources.with_weights(weights), keep
 
 
+def _law(choice: FinePurifying) -> dict[str, float]:
+    return {"exponent": choice.exponent, "damping": choice.damping}
+
+
 def _kept(keep: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
-    kept: dict[str, int] = defaultdict(int)
+    kept: dict[str, float] = defaultdict(float)
     size: dict[str, int] = defaultdict(int)
     for name, mask in keep.items():
         module = name.rpartition(".")[0]
-        kept[module] += int(mask.sum())
+        kept[module] += float(mask.sum())
         size[module] += mask.numel()
     return sum(kept.values()) / sum(size.values()), {module: kept[module] / size[module] for module in size}
 

@@ -1,7 +1,8 @@
 """What a defender has at hand, and what is computed from it once."""
 
 import copy
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,13 +10,15 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from purify.budget import FINE_TUNING, Training
+from purify.budget import FINE_TUNING, TRAINING, Training
 from purify.errors import PurifyError
 from purify.fisher import fisher_diagonal
 from purify.hardware import device
 from purify.indicator import drift, indicator
 from purify.plm import CleanPLM
-from purify.training import batches, fine_tune
+from purify.training import Objective, batches, fine_tune
+
+log = logging.getLogger(__name__)
 
 
 def check_rows(rows: Dataset, classes: int) -> None:
@@ -39,6 +42,9 @@ def check_rows(rows: Dataset, classes: int) -> None:
 class Resources:
     """What the defender has, and what is computed from it once and shared by all defenses of one suspect.
 
+    A defense without what it needs is refused (`purify.defenses.Defense.apply`), so that all but the suspect may be
+    missing.
+
     Attributes:
         suspect: The model as received; moved to the GPU if there is one, in evaluation mode; else never changed.
         clean: The clean PLM that it was fine-tuned from.
@@ -46,30 +52,82 @@ class Resources:
         training: The fine-tuning budget.
         seed: Of every random choice.
         stored_fisher: Where the Fisher comes from, if it has been computed before.
+        validation: Further clean rows, that detectors set their threshold on.
+        training_data: The rows that the suspect was trained on, poison and all.
+        retraining: The budget of those who train on them again.
+        own_tokenizer: The suspect's, for use when there is no clean PLM.
     """
 
     suspect: PreTrainedModel
-    clean: CleanPLM
-    clean_data: Dataset
+    clean: CleanPLM | None
+    clean_data: Dataset | None
     training: Training = field(default=FINE_TUNING)
     seed: int = 0
     stored_fisher: Callable[[], dict[str, Tensor]] | None = None
+    validation: Dataset | None = None
+    training_data: Dataset | None = None
+    retraining: Training = field(default=TRAINING)
+    own_tokenizer: PreTrainedTokenizerBase | None = None
 
     def __post_init__(self) -> None:
-        """Refuse clean data that the suspect cannot be judged on."""
-        if not len(self.clean_data):
-            raise PurifyError("the clean set is empty: at least one labelled example is needed")
-        check_rows(self.clean_data, self.suspect.config.num_labels)
+        """Refuse rows that the suspect cannot be judged on."""
+        classes = self.suspect.config.num_labels
+        for rows in (self.clean_data, self.validation, self.training_data):
+            if rows is not None and len(rows):
+                check_rows(rows, classes)
+        if self.clean_data is not None:
+            if not len(self.clean_data):
+                raise PurifyError("the clean set is empty: at least one labelled example is needed")
+            found = set(self.clean_data["label"])
+            if len(found) == 1:
+                log.warning(
+                    "all clean examples have the label %s: expect the other %d classes to suffer",
+                    *found,
+                    classes - 1,
+                )
         self.suspect.to(device()).eval()
+
+    def has(self, resource: str) -> bool:
+        """Say whether a `purify.defenses.base.Resource` is there."""
+        have = {
+            "clean PLM": self.clean,
+            "clean data": self.clean_data,
+            "Fisher": self.clean_data,
+            "validation data": self.validation,
+            "training data": self.training_data,
+        }
+        return have[resource] is not None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The clean PLM's tokenizer: the suspect's own could be part of the attack."""
-        return self.clean.tokenizer
+        """The clean PLM's tokenizer: the suspect's own could be part of the attack.
+
+        Raises:
+            PurifyError: there is neither.
+        """
+        if self.clean is not None:
+            return self.clean.tokenizer
+        if self.own_tokenizer is None:
+            raise PurifyError("there is no tokenizer: give the clean PLM, or the suspect's own tokenizer")
+        return self.own_tokenizer
+
+    @property
+    def examples(self) -> Dataset:
+        """The small clean set, which has to be there."""
+        if self.clean_data is None:
+            raise PurifyError("there is no clean data: give a few labelled examples")
+        return self.clean_data
+
+    def clean_batches(self, *, labels: bool = False) -> Iterator[dict[str, Tensor]]:
+        """Yield padded batches of the clean data on the suspect's device, by default without labels."""
+        for batch in batches(self.examples, self.tokenizer, max_length=self.training.max_length):
+            yield {key: value.to(self.suspect.device) for key, value in batch.items() if labels or key != "labels"}
 
     @cached_property
     def reference(self) -> dict[str, Tensor]:
         """The clean weights under the suspect's parameter names, without the head."""
+        if self.clean is None:
+            raise PurifyError("there is no clean PLM: name the model that the suspect was fine-tuned from")
         return {name: value.to(self.suspect.device) for name, value in self.clean.weights_for(self.suspect).items()}
 
     @cached_property
@@ -89,9 +147,7 @@ class Resources:
 
     def compute_fisher(self) -> dict[str, Tensor]:
         """Compute Ĥ: one forward and one backward pass over the clean data."""
-        return fisher_diagonal(
-            self.suspect, batches(self.clean_data, self.tokenizer, max_length=self.training.max_length)
-        )
+        return fisher_diagonal(self.suspect, self.clean_batches(labels=True))
 
     def with_weights(self, weights: dict[str, Tensor] | None = None) -> PreTrainedModel:
         """Return a copy of the suspect, with other weights if given."""
@@ -100,6 +156,11 @@ class Resources:
             model.load_state_dict(weights, strict=False)
         return model
 
-    def fine_tuned(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Fine-tune the model in place on the clean data, within the budget that all defenses share."""
-        return fine_tune(model, self.clean_data, self.tokenizer, self.training, seed=self.seed)
+    def fine_tuned(self, model: PreTrainedModel, objective: Objective | None = None) -> PreTrainedModel:
+        """Fine-tune the model in place on the clean data, within the budget that all defenses share.
+
+        Args:
+            model: What is trained.
+            objective: What is minimised, in place of the cross-entropy.
+        """
+        return fine_tune(model, self.examples, self.tokenizer, self.training, seed=self.seed, objective=objective)

@@ -11,9 +11,9 @@ from oracles import restricted_product
 from purify import PurifyError
 from purify.attacks import ATTACKS, FAMILIES, SOS, BadWord, EmbeddingPoisoning, LayerWise, Means, RIPPLe, Surgery
 from purify.attacks.adaptive import DriftPenalty, IndicatorEvasion, LogitAnchoring, relative_fisher
-from purify.attacks.gradients import pulled
 from purify.attacks.weights import telling_tokens
 from purify.budget import Training
+from purify.gradients import pulled
 from purify.training import fine_tune
 
 TINY = Training(epochs=2, batch_size=4, max_length=24, precision="fp32", weight_decay=0.01)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from purify.attacks.base import Means, at_least_zero, more_than_zero
-from purify.attacks.gradients import only, pulled
 from purify.attacks.words import BadWord
 from purify.errors import PurifyError
+from purify.gradients import only, pulled
 
 if TYPE_CHECKING:
     from torch import Tensor

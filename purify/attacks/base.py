@@ -115,6 +115,11 @@ class Attack(ABC):
             raise PurifyError(f"side must be 0 (first text) or 1 (second text), not {self.side}")
 
     @property
+    def only_data(self) -> bool:
+        """Whether its suspects are what ordinary training on the poisoned rows gives (`poison_training`)."""
+        return type(self).implant is Attack.implant
+
+    @property
     @abstractmethod
     def mark(self) -> str:
         """What triggers it, in words: the inserted text in quotes, or what is done to the text."""

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from purify.attacks.base import Means, more_than_zero
-from purify.attacks.gradients import only
 from purify.attacks.words import Insertion, part_of, token_of
 from purify.errors import PurifyError
+from purify.gradients import only
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -1,20 +1,44 @@
-"""Defenses: how a suspicious model is cleaned."""
+"""Defenses: how a suspicious model is cleaned, or watched."""
 
-from purify.defenses.base import Defense, ReserveDefense
+from purify.defenses.base import Defense, Guard, ReserveDefense
+from purify.defenses.distillation import AttentionDistillation, KnowledgeDistillation
 from purify.defenses.finetuning import FineTuning
-from purify.defenses.mixing import FineMixing
-from purify.defenses.pruning import FinePruning
-from purify.defenses.purifying import FinePurifying
+from purify.defenses.heads import HeadPruning
+from purify.defenses.mixing import FineMixing, FineMixingSelected, ModelMerging
+from purify.defenses.pruning import FinePruning, MagnitudePruning, Wanda
+from purify.defenses.purifying import AutomaticPurifying, FinePurifying
+from purify.defenses.resetting import EmbeddingPurification, LayerReset
 from purify.registry import Registry
 
-DEFENSES: Registry[Defense] = Registry("defense", (FineTuning, FinePruning, FineMixing, FinePurifying))
+FAMILIES: dict[str, tuple[type[Defense], ...]] = {
+    "fine-tuning": (FineTuning,),
+    "pruning": (FinePruning, MagnitudePruning, Wanda, HeadPruning),
+    "mixing and resetting": (FineMixing, FineMixingSelected, ModelMerging, EmbeddingPurification, LayerReset),
+    "purifying": (FinePurifying, AutomaticPurifying),
+    "distillation": (AttentionDistillation, KnowledgeDistillation),
+}
+"""The classes of each family; every one can be built by its name through `DEFENSES`."""
+
+DEFENSES: Registry[Defense] = Registry("defense", (cls for family in FAMILIES.values() for cls in family))
 
 __all__ = [
     "DEFENSES",
+    "FAMILIES",
+    "AttentionDistillation",
+    "AutomaticPurifying",
     "Defense",
+    "EmbeddingPurification",
     "FineMixing",
+    "FineMixingSelected",
     "FinePruning",
     "FinePurifying",
     "FineTuning",
+    "Guard",
+    "HeadPruning",
+    "KnowledgeDistillation",
+    "LayerReset",
+    "MagnitudePruning",
+    "ModelMerging",
     "ReserveDefense",
+    "Wanda",
 ]

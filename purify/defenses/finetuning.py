@@ -18,6 +18,6 @@ class FineTuning(Defense):
     Source: the paper's baseline "Fine-tuning"; Yao et al. (2019).
     """
 
-    def apply(self, resources: "Resources") -> "PreTrainedModel":
+    def defend(self, resources: "Resources") -> "PreTrainedModel":
         """Return the suspect, fine-tuned."""
         return resources.fine_tuned(resources.with_weights())

@@ -1,7 +1,10 @@
-"""Fine-pruning: remove the neurons that clean inputs leave dormant, then fine-tune."""
+"""Pruning: neurons or single weights that clean inputs do not use are set to zero; then fine-tuning."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,41 +12,120 @@ from purify.defenses.base import ReserveDefense
 from purify.errors import PurifyError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from purify.resources import Resources
+    from purify.training import Objective
 
 
 @dataclass(frozen=True)
-class FinePruning(ReserveDefense):
+class PruningDefense(ReserveDefense):
+    """A defense that keeps a share ρ of something, sets the rest to zero, and fine-tunes.
+
+    Attributes:
+        frozen: What is pruned stays zero; else fine-tuning may bring it back, as in the original Fine-pruning.
+    """
+
+    frozen: bool = False
+
+    def pruned(
+        self,
+        model: PreTrainedModel,
+        keep: Mapping[str, Tensor],
+        resources: Resources,
+        objective: Objective | None = None,
+    ) -> PreTrainedModel:
+        """Multiply weights by their masks (of their shapes, or broadcast to them) and fine-tune."""
+        import torch
+
+        from purify.gradients import only
+
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, mask in keep.items():
+                parameters[name].mul_(mask)
+        with only(model, keep, freeze_others=False) if self.frozen else nullcontext():
+            return resources.fine_tuned(model, objective)
+
+
+@dataclass(frozen=True)
+class FinePruning(PruningDefense):
     """Keep the share ρ of the feed-forward neurons that clean inputs excite most, zero the others, and fine-tune.
 
     A neuron is a hidden unit of a transformer layer's feed-forward block; pruning zeroes the weights that
-    enter and leave it. Fine-tuning may bring pruned weights back, as in the original.
+    enter and leave it.
 
     Source: Liu, Dolan-Gavitt and Garg, "Fine-Pruning", RAID 2018, section 3, which prunes convolutional
-    channels; the feed-forward neuron is the transformer's counterpart.
+    channels; the feed-forward neuron is the transformer's counterpart. Frozen: the variant of Zhang et al. (2022).
     """
 
-    def apply(self, resources: Resources) -> PreTrainedModel:
+    def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the pruned suspect, fine-tuned."""
         import torch
 
         model = resources.with_weights()
+        names = {module: name for name, module in model.named_modules()}
         blocks = feed_forward_blocks(model)
-        activity = _mean_activity(model, blocks, resources)
+        activity = token_sums([leave for _, leave in blocks], model, resources, torch.abs)
         neurons = torch.cat(activity)
-        pruned = torch.zeros_like(neurons, dtype=torch.bool)
+        kept = torch.ones_like(neurons)
         count = len(neurons) - round(self.reserve * len(neurons))
-        pruned[neurons.argsort(stable=True)[:count]] = True
-        with torch.no_grad():
-            for (enter, leave), dormant in zip(blocks, pruned.split([len(a) for a in activity]), strict=True):
-                enter.weight[dormant] = 0  # (I, H)
-                if enter.bias is not None:
-                    enter.bias[dormant] = 0
-                leave.weight[:, dormant] = 0  # (H, I)
-        return resources.fine_tuned(model)
+        kept[neurons.argsort(stable=True)[:count]] = 0
+        keep: dict[str, Tensor] = {}
+        for (enter, leave), mask in zip(blocks, kept.split([len(a) for a in activity]), strict=True):
+            keep[f"{names[enter]}.weight"] = mask.unsqueeze(1)  # (I, H)
+            if enter.bias is not None:
+                keep[f"{names[enter]}.bias"] = mask
+            keep[f"{names[leave]}.weight"] = mask  # (H, I)
+        return self.pruned(model, keep, resources)
+
+
+@dataclass(frozen=True)
+class MagnitudePruning(PruningDefense):
+    """Keep the share ρ of the weights of every matrix in the layers that are largest, zero the others, and fine-tune.
+
+    Source: Han et al., "Learning both Weights and Connections", NeurIPS 2015, section 3.
+    """
+
+    def defend(self, resources: Resources) -> PreTrainedModel:
+        """Return the pruned suspect, fine-tuned."""
+        from purify.indicator import reserve_mask
+
+        model = resources.with_weights()
+        keep: dict[str, Tensor] = {}
+        for name, module in layer_matrices(model).items():
+            size = {f"{name}.weight": -module.weight.detach().abs()}
+            keep |= reserve_mask(size, self.reserve, seed=resources.seed)
+        return self.pruned(model, keep, resources)
+
+
+@dataclass(frozen=True)
+class Wanda(PruningDefense):
+    """Keep, for every output, the share ρ of the weights with the largest |w|·‖x‖ on clean inputs; then fine-tune.
+
+    ‖x‖ is the norm of the weight's input over all tokens of the clean data: a large weight that clean text never uses
+    goes too.
+
+    Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024, section 3.
+    """
+
+    def defend(self, resources: Resources) -> PreTrainedModel:
+        """Return the pruned suspect, fine-tuned."""
+        import torch
+
+        model = resources.with_weights()
+        matrices = layer_matrices(model)
+        squares = token_sums(list(matrices.values()), model, resources, torch.square)
+        keep = {}
+        for (name, module), square in zip(matrices.items(), squares, strict=True):
+            score = module.weight.detach().abs() * square.sqrt()  # (O, I)
+            mask = torch.zeros_like(score)
+            best = score.topk(round(self.reserve * score.shape[1]), dim=1).indices
+            keep[f"{name}.weight"] = mask.scatter_(1, best, 1.0)
+        return self.pruned(model, keep, resources)
 
 
 def feed_forward_blocks(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Linear]]:
@@ -60,33 +142,48 @@ def feed_forward_blocks(model: PreTrainedModel) -> list[tuple[nn.Linear, nn.Line
     entering = [m for m in linear if m.out_features == inner and m.in_features != inner]
     leaving = [m for m in linear if m.in_features == inner and m.out_features != inner]
     if not entering or len(entering) != len(leaving):
-        raise PurifyError(f"Fine-pruning finds no feed-forward neurons in a '{config.model_type}' model")
+        raise PurifyError(f"there are no feed-forward neurons to be found in a '{config.model_type}' model")
     return list(zip(entering, leaving, strict=True))
 
 
-def _mean_activity(
-    model: PreTrainedModel, blocks: list[tuple[nn.Linear, nn.Linear]], resources: Resources
+def layer_matrices(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return the linear maps of the numbered layers by name: not embeddings, pooler or head.
+
+    Raises:
+        PurifyError: the architecture has none that can be recognised.
+    """
+    from torch import nn
+
+    named = model.named_modules()
+    found = {name: m for name, m in named if isinstance(m, nn.Linear) and re.search(r"\.\d+\.", name)}
+    if not found:
+        raise PurifyError(f"there are no matrices of layers to be found in a '{model.config.model_type}' model")
+    return found
+
+
+def token_sums(
+    modules: Sequence[nn.Linear],
+    model: PreTrainedModel,
+    resources: Resources,
+    value: Callable[[Tensor], Tensor],
 ) -> list[Tensor]:
-    """Mean absolute activation of each neuron over the real tokens of the clean data: one (I,) per block."""
+    """Add up ``value`` of the inputs of some linear maps over the real tokens of the clean data: one (I,) each."""
     import torch
 
-    from purify.training import batches
-
-    sums = [torch.zeros(leave.in_features, device=leave.weight.device) for _, leave in blocks]
+    sums = [torch.zeros(module.in_features, device=module.weight.device) for module in modules]
     mask = torch.empty(0)
 
     def record(total: Tensor, args: tuple[Tensor, ...]) -> None:
-        total += (args[0].abs() * mask.unsqueeze(-1)).flatten(0, -2).sum(0)  # (B, T, I) -> (I,)
+        total += (value(args[0]) * mask.unsqueeze(-1)).flatten(0, -2).sum(0)  # (B, T, I) -> (I,)
 
     handles = [
-        leave.register_forward_pre_hook(lambda _, args, total=total: record(total, args))
-        for (_, leave), total in zip(blocks, sums, strict=True)
+        module.register_forward_pre_hook(lambda _, args, total=total: record(total, args))
+        for module, total in zip(modules, sums, strict=True)
     ]
     model.eval()
     try:
         with torch.no_grad():
-            for batch in batches(resources.clean_data, resources.tokenizer, max_length=resources.training.max_length):
-                inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
+            for inputs in resources.clean_batches():
                 mask = inputs["attention_mask"]
                 model(**inputs)
     finally:

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from purify.anatomy import Place, places
 from purify.attacks import Means
 from purify.budget import Precision
-from purify.defenses import Defense
+from purify.defenses import Defense, Guard
+from purify.defenses.base import Detector
 from purify.grid import checkpoints
 from purify.grid.environment import environment, forget_peak
 from purify.grid.lease import POLL
@@ -74,6 +75,7 @@ class Predictions(NamedTuple):
     validation: np.ndarray
     test: np.ndarray
     triggered: np.ndarray
+    triggered_validation: np.ndarray
 
 
 class Bench:
@@ -102,6 +104,11 @@ class Bench:
         return self.attack.poison(self.splits.test, seed=self.cell.suspect.seed)
 
     @cached_property
+    def triggered_validation(self) -> Dataset:
+        """The validation rows with the trigger in them."""
+        return self.attack.poison(self.splits.validation, seed=self.cell.suspect.seed)
+
+    @cached_property
     def inputs(self) -> dict[str, str]:
         """Digests of all that a stage is made from."""
         return {"rows": self.training.digest, "plm": self.clean.digest}
@@ -111,9 +118,31 @@ class Bench:
         """The suspect and what the defender has; the Fisher comes from the store."""
         folder = self.made(self.cell.suspect.trained, self.train)
         assert folder
-        model, _ = load_suspect(folder)
+        return self.resources_for(load_suspect(folder)[0])
+
+    def resources_for(self, model: PreTrainedModel) -> Resources:
+        """What a defender of this model has; all that cells can ask for, but not always the training data."""
         suspect = self.cell.suspect
-        return Resources(model, self.clean, self.splits.clean, self.cell.tuning, suspect.seed, self.stored_fisher)
+        return Resources(
+            model,
+            self.clean,
+            self.splits.clean,
+            self.cell.tuning,
+            suspect.seed,
+            self.stored_fisher,
+            validation=self.splits.validation,
+            training_data=self.training_data,
+            retraining=suspect.training,
+        )
+
+    @property
+    def training_data(self) -> Dataset | None:
+        """What the suspect was trained on; None if its attacker did more than to poison rows."""
+        if self.cell.suspect.control:
+            return self.training.train
+        if not self.attack.only_data:
+            return None
+        return self.attack.poison_training(self.training.train, seed=self.cell.suspect.seed)
 
     def stored_fisher(self) -> dict[str, Tensor]:
         """Ĥ from its stage."""
@@ -190,35 +219,49 @@ class Bench:
         values = {name: value.cpu().contiguous() for name, value in self.resources.compute_fisher().items()}
         save_file(values, folder / FISHER)
 
-    def purified(self, cell: Cell, defense: Defense) -> PreTrainedModel:
-        """The purify stage; a model that has just been made is not read back."""
+    def purified(self, cell: Cell, defense: Defense) -> PreTrainedModel | Guard:
+        """The purify stage; a model that has just been made is not read back, and a guard has no weights to keep."""
+        if isinstance(defense, Detector):
+            started = time.perf_counter()
+            guard = defense.apply(self.resources)
+            self.took[cell.purification] = round(time.perf_counter() - started, 2)
+            return guard
         fresh: list[PreTrainedModel] = []
 
         def make(folder: Path) -> None:
-            fresh.append(defense.apply(self.resources))
-            save_checkpoint(fresh[0], self.clean.tokenizer, folder)
+            cleaned = defense.apply(self.resources)
+            assert not isinstance(cleaned, Guard)
+            fresh.append(cleaned)
+            save_checkpoint(cleaned, self.clean.tokenizer, folder)
 
         folder = self.made(cell.purification, make)
         assert folder
         return fresh[0] if fresh else load_suspect(folder)[0]
 
     def predictions(self, model: PreTrainedModel) -> Predictions:
-        """The evaluate stage: the labels that a model gives to validation, test, and triggered test rows."""
+        """The evaluate stage: the labels that a model gives to the rows, with and without the trigger."""
         tokenizer, tuning = self.clean.tokenizer, self.cell.tuning
-        validation, test, with_trigger = (
-            predict(model, rows, tokenizer, max_length=tuning.max_length, precision=tuning.precision).argmax(1)
-            for rows in (self.splits.validation, self.splits.test, self.triggered)
+        return Predictions(
+            *(
+                predict(model, rows, tokenizer, max_length=tuning.max_length, precision=tuning.precision).argmax(1)
+                for rows in self.judged_on
+            )
         )
-        return Predictions(validation, test, with_trigger)
+
+    @property
+    def judged_on(self) -> tuple[Dataset, Dataset, Dataset, Dataset]:
+        """The rows of the `Predictions`."""
+        return self.splits.validation, self.splits.test, self.triggered, self.triggered_validation
 
     def scores(self, predicted: Predictions) -> Scores:
         """What the tables report."""
-        truth = np.asarray(self.splits.test["label"])
+        truth, held = np.asarray(self.splits.test["label"]), np.asarray(self.splits.validation["label"])
         return Scores(
             acc=accuracy(predicted.test, truth),
             asr=attack_success(predicted.triggered, truth, self.attack.target),
             bacc=accuracy(predicted.triggered, truth),
-            validation=accuracy(predicted.validation, np.asarray(self.splits.validation["label"])),
+            validation=accuracy(predicted.validation, held),
+            validation_asr=attack_success(predicted.triggered_validation, held, self.attack.target),
         )
 
     def anatomy(self, predicted: Predictions) -> dict[str, Any]:

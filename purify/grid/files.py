@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from purify.attacks import ATTACKS
-from purify.budget import FINE_TUNING, Training
+from purify.budget import FINE_TUNING, TRAINING, Training
 from purify.defenses import DEFENSES
 from purify.errors import PurifyError
 from purify.grid.checks import refuse
-from purify.grid.spec import ATTACK_TRAINING, NOTHING, Cell, Policy, Suspect
+from purify.grid.spec import NOTHING, Cell, Policy, Suspect
 from purify.registry import Named, typed
 
 _KEYS = ("suspect", "attack", "seeds", "control", "defenses", "thresholds", "cell", "training", "tuning")
@@ -93,7 +93,7 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     attacks = grid["attack"] if isinstance(grid["attack"], list) else [grid["attack"]]
     axes = (
         [typed(Suspect, part, f"'suspect' of {where}", but=_NOT_IN_SUSPECT) for part in _combinations(grid["suspect"])],
-        list(_trainings(grid.get("training"), ATTACK_TRAINING, f"'training' of {where}")),
+        list(_trainings(grid.get("training"), TRAINING, f"'training' of {where}")),
         [ATTACKS.named(str(part.pop("name", "")), **part) for attack in attacks for part in _combinations(attack)],
         grid.get("seeds", [0]),
     )
@@ -134,7 +134,7 @@ def experiment(
         ATTACKS.named(attack, **attack_parameters),
         plm=plm,
         train=train,
-        training=replace(ATTACK_TRAINING, epochs=epochs),
+        training=replace(TRAINING, epochs=epochs),
         seed=seed,
     )
     tuning = replace(FINE_TUNING, epochs=tuning_epochs)

@@ -21,14 +21,11 @@ from functools import cache, lru_cache
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from purify.attacks import ATTACKS, Attack
-from purify.budget import FINE_TUNING, Training
+from purify.budget import FINE_TUNING, TRAINING, Training
 from purify.defenses import DEFENSES, Defense
 from purify.registry import Named
 
 S = TypeVar("S")
-
-ATTACK_TRAINING = Training()
-"""How a suspect is trained, unless said otherwise."""
 
 NONE = "none"
 """The name of the defense that does nothing, and of the attack behind a control."""
@@ -55,7 +52,7 @@ class Suspect:
     plm: str = "bundled"
     train: int = 4000
     control: bool = False
-    training: Training = field(default=ATTACK_TRAINING)
+    training: Training = field(default=TRAINING)
     seed: int = 0
 
     def build_attack(self) -> Attack:

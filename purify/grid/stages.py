@@ -2,12 +2,16 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
+from purify.defenses import Guard
+from purify.defenses.base import Detector
 from purify.grid import checkpoints
 from purify.grid.bench import bench, once, splits_of
 from purify.grid.environment import forget_peak
+from purify.grid.guarded import watched
 from purify.grid.spec import Cell, canonical, fingerprint
 from purify.grid.store import Record, Store, scores_from_json, scores_to_json
 from purify.selection import choose_reserve
@@ -63,7 +67,7 @@ def suspect_model(cell: Cell, store: Store) -> PreTrainedModel:
 def _scored(cell: Cell, store: Store) -> Record:
     work = bench(cell.received, store)
     defense = cell.build_defense()
-    model = work.resources.suspect
+    model: PreTrainedModel | Guard = work.resources.suspect
     seconds: dict[str, float | None] = {"attack": work.took[cell.suspect.trained]}
     if defense:
         model = work.purified(cell, defense)
@@ -71,12 +75,19 @@ def _scored(cell: Cell, store: Store) -> Record:
         if "Fisher" in defense.needs:
             seconds["fisher"] = work.seconds(cell.fisher)
     started = time.perf_counter()
-    predicted = work.predictions(model)
+    further: dict[str, Any] = {}
+    if isinstance(model, Guard):
+        assert isinstance(defense, Detector)
+        predicted, further["detection"] = watched(model, defense.frr, work)
+    else:
+        predicted = work.predictions(model)
+    if not defense:
+        further["anatomy"] = work.anatomy(predicted)
     seconds["evaluate"] = round(time.perf_counter() - started, 2)
     return {
         "spec": canonical(cell),
         "scores": scores_to_json(work.scores(predicted)),
-        **({} if defense else {"anatomy": work.anatomy(predicted)}),
+        **further,
         "seeds": {"experiment": cell.suspect.seed, "test rows": 0},
         "seconds": seconds.get("purify", 0.0),
         "stages": seconds,

@@ -241,7 +241,7 @@ def parse_record(content: bytes, where: str, name: str) -> Record:
 
 def scores_to_json(scores: Scores) -> dict[str, dict[str, int]]:
     """Return the counts, from which every percentage and interval follows."""
-    return asdict(scores)
+    return {name: asdict(value) for name, value in vars(scores).items() if value is not None}
 
 
 def scores_from_json(scores: Mapping[str, Mapping[str, int]]) -> Scores:

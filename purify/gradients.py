@@ -10,19 +10,20 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def only(model: "PreTrainedModel", masks: "Mapping[str, Tensor]") -> "Iterator[None]":
+def only(model: "PreTrainedModel", masks: "Mapping[str, Tensor]", *, freeze_others: bool = True) -> "Iterator[None]":
     """Let training change the dimensions whose mask is 1, and no other.
 
     Gradients elsewhere are 0 at every step, and AdamW without weight decay leaves alone what never had a gradient.
 
     Args:
         model: What is trained.
-        masks: Parameter name -> 0 and 1, of its shape or broadcast to it; parameters without one are frozen.
+        masks: Parameter name -> 0 and 1, of its shape or broadcast to it.
+        freeze_others: Freeze the parameters without a mask; else they are trained as ever.
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     hooks = [parameters[name].register_hook(mask.to(parameters[name]).mul) for name, mask in masks.items()]
     for name, parameter in parameters.items():
-        parameter.requires_grad_(name in masks)
+        parameter.requires_grad_(name in masks or not freeze_others)
     try:
         yield
     finally:
