@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -141,6 +142,18 @@ def load_classifier(folder: str | Path) -> PreTrainedModel:
         )
     model.config.problem_type = "single_label_classification"  # whatever the checkpoint says
     return model.eval()
+
+
+def load_causal(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer, in evaluation mode.
+
+    Raises:
+        PurifyError: the folder or hub id cannot be read, or holds no safetensors of such a model.
+    """
+    model, absent = _load(AutoModelForCausalLM, name)
+    if absent:
+        raise PurifyError(f"'{name}' is no causal language model: its checkpoint lacks {min(absent)}")
+    return model.eval(), _tokenizer(name, model)
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -3,8 +3,9 @@
 import copy
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from datasets import Dataset
 from torch import Tensor
@@ -164,3 +165,16 @@ class Resources:
             objective: What is minimised, in place of the cross-entropy.
         """
         return fine_tune(model, self.examples, self.tokenizer, self.training, seed=self.seed, objective=objective)
+
+    def fresh(self) -> PreTrainedModel:
+        """Return the clean PLM under a fresh head for the suspect's labels."""
+        if self.clean is None:
+            raise PurifyError("there is no clean PLM: name the model that the suspect was fine-tuned from")
+        model = self.clean.classifier(self.suspect.config.num_labels, seed=self.seed)
+        model.config.id2label, model.config.label2id = self.suspect.config.id2label, self.suspect.config.label2id
+        return model.to(self.suspect.device)
+
+    def retrained(self, model: PreTrainedModel, rows: Dataset, **changes: Any) -> PreTrainedModel:
+        """Train the model in place within the budget of those who train again; ``changes`` are to that budget."""
+        budget = replace(self.retraining, **changes)
+        return fine_tune(model, rows, self.tokenizer, budget, seed=self.seed, description="training again")

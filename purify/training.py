@@ -103,17 +103,51 @@ def predict(
     precision: Precision = "auto",
 ) -> np.ndarray:
     """Return the logits (N, C) of every row, in the order of the rows; the model is left in evaluation mode."""
+    found = np.empty((len(rows), model.config.num_labels), dtype=np.float32)
+    parts = _asked(model, rows, tokenizer, batch_size=batch_size, max_length=max_length, precision=precision)
+    for index, output in parts:
+        found[index] = output.logits.float().cpu().numpy()
+    return found
+
+
+def first_states(
+    model: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 96,
+    precision: Precision = "auto",
+) -> np.ndarray:
+    """Return the hidden state of every row's first token after every layer, (L, N, H); else as `predict`."""
+    parts = _asked(
+        model, rows, tokenizer, batch_size=64, max_length=max_length, precision=precision, output_hidden_states=True
+    )
+    found: dict[int, np.ndarray] = {}
+    for index, output in parts:
+        states = torch.stack([state[:, 0].float() for state in output.hidden_states[1:]], dim=1)  # (B, L, H)
+        found |= dict(zip(index.tolist(), states.cpu().numpy(), strict=True))
+    return np.stack([found[row] for row in range(len(rows))], axis=1)
+
+
+def _asked(
+    model: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int,
+    max_length: int,
+    precision: Precision,
+    **options: bool,
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yield (row numbers, what the model returns for them), with a progress bar."""
     model.eval().to(device())
     encoded = encode(rows, tokenizer, max_length)
-    logits = np.empty((len(rows), model.config.num_labels), dtype=np.float32)
     bf16 = resolve_precision(precision) == "bf16"
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         parts = _sorted_batches(encoded, tokenizer, batch_size)
         for index, batch in bar(parts, total=-(-len(rows) // batch_size), desc="predicting", unit="batch"):
             del batch["labels"]
-            inputs = {key: value.to(model.device) for key, value in batch.items()}
-            logits[index] = model(**inputs).logits.float().cpu().numpy()
-    return logits
+            yield index, model(**{key: value.to(model.device) for key, value in batch.items()}, **options)
 
 
 def fine_tune(
