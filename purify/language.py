@@ -18,7 +18,7 @@ class LanguageModel(Protocol):
 
 
 class NGram:
-    """A trigram model with Witten–Bell smoothing, of lower-case words.
+    """A trigram model with Witten–Bell smoothing, of lower-case words; those that it met once stand for all unknown.
 
     Args:
         texts: What it is trained on.
@@ -29,16 +29,16 @@ class NGram:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        from nltk.lm import WittenBellInterpolated  # noqa: PLC0415  (over a second)
+        from nltk.lm import Vocabulary, WittenBellInterpolated  # noqa: PLC0415  (over a second)
         from nltk.lm.preprocessing import padded_everygram_pipeline  # noqa: PLC0415
 
         train, words = padded_everygram_pipeline(3, [text.lower().split() for text in texts])
-        self._model = WittenBellInterpolated(3)
-        self._model.fit(train, words)
+        self._model = WittenBellInterpolated(3, vocabulary=Vocabulary(words, unk_cutoff=2))
+        self._model.fit(train)
         self._score = lru_cache(maxsize=1_000_000)(self._logscore)
 
     def _logscore(self, first: str, second: str, word: str) -> float:
-        return max(self._model.logscore(word, (first, second)), -50.0)  # of a word that was never seen: -inf
+        return max(self._model.logscore(word, (first, second)), -50.0)  # finite, even if the texts have no unknown word
 
     def perplexities(self, texts: Sequence[str]) -> np.ndarray:
         """See `LanguageModel`."""

@@ -118,7 +118,7 @@ class RAP(Detector):
     word: str = "mb"
     low: float = 0.1
     high: float = 0.3
-    epochs: int = 10
+    epochs: int = 50
     learning_rate: float = 0.05
 
     def __post_init__(self) -> None:
