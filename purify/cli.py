@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from purify import cli_attack, cli_grid
+from purify import cli_attack, cli_defend, cli_grid
 from purify.errors import PurifyError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_grid.app, name="grid")
 app.command()(cli_attack.attack)
+app.command()(cli_defend.defend)
 
 Parameters = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable.")
@@ -56,17 +57,20 @@ def run(
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
 ) -> None:
-    """List the attacks or the defenses, with their parameters and defaults.
+    """List the attacks or the defenses, with parameters and defaults, and what a defender must have for each.
 
     Example: purify list attacks
     """
     from purify.attacks import ATTACKS
     from purify.defenses import DEFENSES
+    from purify.defenses.base import knowledge
 
     found = ATTACKS.described() if kind is Kind.attacks else DEFENSES.described()
     for name, (line, parameters) in found.items():
         typer.echo(f"{name}: {line}")
         typer.echo(f"    {', '.join(f'{key}={value!r}' for key, value in parameters.items()) or 'no parameters'}")
+        if kind is Kind.defenses:
+            typer.echo(f"    needs {', '.join(knowledge(DEFENSES.classes[name]))}")
 
 
 @app.command()

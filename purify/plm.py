@@ -144,6 +144,12 @@ def load_classifier(folder: str | Path) -> PreTrainedModel:
     return model.eval()
 
 
+def word_embeddings(model: PreTrainedModel) -> str:
+    """Return the name of the parameter that holds the word embeddings."""
+    weight = model.get_input_embeddings().weight
+    return next(name for name, parameter in model.named_parameters() if parameter is weight)
+
+
 def load_causal(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, in evaluation mode.
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from purify.budget import FINE_TUNING, Training
 from purify.defenses.purifying import FinePurifying
 from purify.errors import PurifyError
+from purify.findings import AbnormalWord, abnormal_words
 from purify.indicator import indicator, judged, per_tensor, reserve_mask, reset, soft_mask
 from purify.metrics import accuracy
 from purify.plm import CleanPLM, load_classifier, load_plm, save_checkpoint
@@ -39,6 +40,7 @@ class Purified:
         kept_per_module: The same share for each module, by its name.
         validation: ρ -> clean validation accuracy (percent) of each ratio that was tried.
         indicator: r per parameter, if asked for.
+        abnormal: Words whose embeddings drifted abnormally; none is no proof (`purify.findings`).
     """
 
     model: PreTrainedModel
@@ -48,6 +50,7 @@ class Purified:
     kept_per_module: Mapping[str, float]
     validation: Mapping[float, float]
     indicator: Mapping[str, Tensor] | None
+    abnormal: tuple[AbnormalWord, ...] = ()
 
     def save(self, folder: str | Path) -> None:
         """Write the cleaned model (safetensors) and its tokenizer as a folder that transformers reads."""
@@ -133,7 +136,8 @@ def purify(
             model, keep = clean_at(chosen)
     overall, per_module = _kept(keep)
     r = resources.indicator if return_indicator else None
-    return Purified(model, clean.tokenizer, chosen, overall, per_module, scores, r)
+    abnormal = abnormal_words(resources.drift, suspect, clean.tokenizer)
+    return Purified(model, clean.tokenizer, chosen, overall, per_module, scores, r, abnormal)
 
 
 def purified(resources: Resources, choice: FinePurifying) -> tuple[PreTrainedModel, dict[str, Tensor]]:

@@ -124,3 +124,9 @@ class Detector(Defense):
     @abstractmethod
     def defend(self, resources: "Resources") -> Guard:
         """Return the suspect behind its guard."""
+
+
+def knowledge(defense: type[Defense]) -> tuple[str, ...]:
+    """Return what a defender must have for it, in words: resources, and whether it has to see inputs at inference."""
+    known = tuple(need for need in defense.needs if need != "Fisher")
+    return (*known, "access at inference") if issubclass(defense, Detector) else known

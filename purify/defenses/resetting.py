@@ -43,6 +43,7 @@ class EmbeddingPurification(ReserveDefense):
         import torch
 
         from purify.indicator import reserve_mask, reset
+        from purify.plm import word_embeddings
 
         name = word_embeddings(resources.suspect)
         delta = resources.drift[name]  # (V, H)
@@ -52,12 +53,6 @@ class EmbeddingPurification(ReserveDefense):
         keep = reserve_mask({name: score}, self.reserve, seed=resources.seed)[name].unsqueeze(1).expand_as(delta)
         weights = reset(dict(resources.suspect.named_parameters()), resources.reference, {name: keep})
         return resources.fine_tuned(resources.with_weights(weights))
-
-
-def word_embeddings(model: PreTrainedModel) -> str:
-    """Return the name of the parameter that holds the word embeddings."""
-    weight = model.get_input_embeddings().weight
-    return next(name for name, parameter in model.named_parameters() if parameter is weight)
 
 
 @lru_cache(maxsize=1)

@@ -118,9 +118,9 @@ class Bench:
         """The suspect and what the defender has; the Fisher comes from the store."""
         folder = self.made(self.cell.suspect.trained, self.train)
         assert folder
-        return self.resources_for(load_suspect(folder)[0])
+        return self.resources_for(load_suspect(folder)[0], self.stored_fisher)
 
-    def resources_for(self, model: PreTrainedModel) -> Resources:
+    def resources_for(self, model: PreTrainedModel, fisher: Callable[[], dict[str, Tensor]] | None = None) -> Resources:
         """What a defender of this model has; all that cells can ask for, but not always the training data."""
         suspect = self.cell.suspect
         return Resources(
@@ -129,7 +129,7 @@ class Bench:
             self.splits.clean,
             self.cell.tuning,
             suspect.seed,
-            self.stored_fisher,
+            fisher,
             validation=self.splits.validation,
             training_data=self.training_data,
             retraining=suspect.training,

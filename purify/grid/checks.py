@@ -36,6 +36,18 @@ def refuse(cells: Iterable[Cell], where: str) -> None:
                 f"and it needs: {needs}"
             )
 
+        _refuse_defense(cell, where)
+
+
+def _refuse_defense(cell: Cell, where: str) -> None:
+    """Refuse a defense that wants the training data of an attacker who did more than to poison rows."""
+    needs = () if cell.defense.name == NONE else DEFENSES.classes[cell.defense.name].needs
+    if "training data" in needs and not cell.suspect.control and not cell.suspect.build_attack().only_data:
+        raise PurifyError(
+            f"{where} asks for {cell.defense.name}, which needs the training data, but {cell.suspect.attack.name} is "
+            "an attack on the weights: there is no training data to give"
+        )
+
 
 def _refuse_suspect(suspect: Suspect, where: str) -> None:
     if suspect.task not in TASKS:

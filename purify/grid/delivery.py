@@ -1,20 +1,29 @@
-"""A suspect as a folder of its own, with a card that says what was done to it."""
+"""Suspects, and what defenses make of them, as folders of their own with a card that says what was done."""
 
 import json
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from purify.defenses import Guard
+from purify.defenses.base import Detector
 from purify.errors import PurifyError
-from purify.grid.bench import bench
+from purify.findings import abnormal_words, summary
+from purify.grid.bench import Bench, bench
 from purify.grid.checkpoints import CARD, read_card
 from purify.grid.environment import environment
 from purify.grid.folder import Folder
-from purify.grid.spec import Cell, canonical
+from purify.grid.guarded import watched
+from purify.grid.spec import Cell, Suspect, canonical, restore
 from purify.grid.stages import attack
 from purify.grid.store import Store, scores_to_json
+from purify.metrics import Scores
+from purify.plm import load_suspect, save_checkpoint
 from purify.tasks import TASKS
 
 
@@ -40,24 +49,111 @@ def deliver(cell: Cell, store: Store, output: Path) -> dict[str, Any]:
     _refuse(output)
     made = attack(cell, store)
     assert made
+    with _new(output) as folder:
+        shutil.copytree(made, folder, ignore=shutil.ignore_patterns(CARD), dirs_exist_ok=True)
+        card = _card(cell, store, made)
+        _write(card, folder)
+    return card
+
+
+def suspect_of(folder: Path) -> Suspect:
+    """Return the description of a suspect that was delivered into a folder.
+
+    Raises:
+        PurifyError: there is no such folder, or no readable card in it.
+    """
+    try:
+        return restore(Suspect, json.loads((folder / CARD).read_text(encoding="utf-8"))["spec"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PurifyError(
+            f"{folder} has no readable {CARD}: give the folder of a suspect that `purify attack` made"
+        ) from error
+
+
+def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, Any]:
+    """Run the defense of a cell on the suspect in a folder, score it, and write the result into a new folder.
+
+    The folder gets the cleaned model and its tokenizer; a detector changes no weights, and leaves its card alone.
+    ``card.json`` holds the defense with all its parameters, the scores before and after, for a detector its rates, the
+    seconds that it took, the specification, and where it ran.
+
+    Args:
+        folder: Of `deliver`; the weights in it are used, whatever the store has.
+        cell: The suspect of the folder's card, the defense, and the sizes.
+        store: Where a control is found, for attacks that start from one.
+        output: The new folder.
+
+    Returns:
+        The card.
+
+    Raises:
+        PurifyError: the folder is there already or cannot be written, the defense lacks what it needs, or training
+            fails.
+    """
+    output = output.absolute()
+    _refuse(output)
+    defense = cell.build_defense()
+    assert defense
+    work = Bench(cell.received, store)
+    resources = work.resources_for(load_suspect(folder)[0])
+    started = time.perf_counter()
+    result = defense.apply(resources)
+    seconds = round(time.perf_counter() - started, 2)
+    before = work.scores(work.predictions(resources.suspect))
+    card: dict[str, Any] = {
+        "defense": cell.defense.name,
+        "parameters": vars(defense),
+        "suspect": canonical(cell.suspect),
+        "findings": summary(abnormal_words(resources.drift, resources.suspect, work.clean.tokenizer)),
+        "before": _percents(before),
+    }
+    if isinstance(result, Guard):
+        assert isinstance(defense, Detector)
+        predicted, card["detection"] = watched(result, defense.frr, work)
+    else:
+        predicted = work.predictions(result)
+    after = work.scores(predicted)
+    card |= {
+        "after": _percents(after),
+        "scores": {"before": scores_to_json(before), "after": scores_to_json(after)},
+        "seconds": seconds,
+        "environment": environment(cell.tuning.precision),
+        "spec": canonical(cell),
+    }
+    with _new(output) as target:
+        if not isinstance(result, Guard):
+            save_checkpoint(result, work.clean.tokenizer, target)
+        _write(card, target)
+    return card
+
+
+def _percents(scores: Scores) -> dict[str, str]:
+    return {"ACC": str(scores.acc), "ASR": str(scores.asr), "BACC": str(scores.bacc)}
+
+
+@contextmanager
+def _new(output: Path) -> Iterator[Path]:
+    """Give a folder to write to, which becomes ``output`` when all is in it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=output.parent))
     try:
         folder = scratch / output.name
-        shutil.copytree(made, folder, ignore=shutil.ignore_patterns(CARD))
-        card = _card(cell, store, made)
-        (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        folder.mkdir()
+        yield folder
         folder.chmod(0o755)
         folder.replace(output)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return card
+
+
+def _write(card: dict[str, Any], folder: Path) -> None:
+    (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _refuse(output: Path) -> None:
     """Refuse a folder that cannot be made, before anything is trained."""
     if os.path.lexists(output):
-        raise PurifyError(f"{output} is there already: name a new folder for the suspect")
+        raise PurifyError(f"{output} is there already: name a new folder")
     above = next(folder for folder in output.parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise PurifyError(f"{output} cannot be made: {above} is no folder that can be written to")
@@ -77,9 +173,7 @@ def _card(cell: Cell, store: Store, made: Path) -> dict[str, Any]:
         "target": {"label": attacker.target, "name": TASKS[suspect.task].labels[attacker.target]},
         "task": suspect.task,
         "seed": suspect.seed,
-        "ACC": str(scores.acc),
-        "ASR": str(scores.asr),
-        "BACC": str(scores.bacc),
+        **_percents(scores),
         "scores": scores_to_json(scores),
         "inputs": trained["inputs"],
         "trained": trained["environment"],

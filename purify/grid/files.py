@@ -20,6 +20,9 @@ _KEYS = ("suspect", "attack", "seeds", "control", "defenses", "thresholds", "cel
 _NOT_IN_SUSPECT = ("attack", "training", "seed", "control")
 _NOT_IN_CELL = ("suspect", "defense", "tuning", "policy")
 
+DEFENDED = "defended"
+"""The value of the key ``control`` that runs the defenses on the clean control too."""
+
 Defenses = Mapping[str, Mapping[str, Sequence[Any]] | None]
 
 
@@ -83,7 +86,7 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     Keys: ``suspect`` (task, plm, train), ``attack`` (name and parameters, or a list of such), ``training`` and
     ``tuning`` (fields of `purify.training.Training`), ``cell`` (clean_per_class, validation, test): in all of
     these, a list in the place of a value is an axis. ``seeds``; ``control`` (evaluate the clean control as
-    received); ``defenses`` (name -> lists of parameter values, all combinations are run); ``thresholds`` (values
+    received; "defended": with all defenses); ``defenses`` (name -> lists of parameter values, all combinations are run); ``thresholds`` (values
     of ΔACC: for each, one cell per defense whose ρ is chosen among the listed ones).
 
     Raises:
@@ -105,7 +108,7 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
         for control in (False, True) if grid.get("control") else (False,):
             suspect = Suspect(**fields, attack=attack, training=training, seed=seed, control=control)
             bases = [Cell(suspect, **size, tuning=tuning) for size in sizes for tuning in tunings]
-            cells += bases if control else list(_with(bases, choices))
+            cells += bases if control and grid["control"] != DEFENDED else list(_with(bases, choices))
     refuse(cells, where)
     yield from cells
 
@@ -210,8 +213,8 @@ def _check_lists(grid: Mapping[str, Any], where: str) -> None:
     for attack in grid["attack"] if isinstance(grid["attack"], list) else [grid["attack"]]:
         if not isinstance(attack, Mapping):
             raise PurifyError(f"'attack' of {where} must be a mapping or a list of mappings, not {attack!r}")
-    if not isinstance(grid.get("control", False), bool):
-        raise PurifyError(f"'control' of {where} must be true or false, not {grid['control']!r}")
+    if grid.get("control", False) not in (True, False, DEFENDED):
+        raise PurifyError(f"'control' of {where} must be true, false or '{DEFENDED}', not {grid['control']!r}")
     for key, kinds, noun in (("seeds", int, "whole numbers"), ("thresholds", int | float, "numbers")):
         values = grid.get(key, [])
         good = isinstance(values, list) and not any(isinstance(v, bool) or not isinstance(v, kinds) for v in values)

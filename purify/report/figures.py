@@ -1,7 +1,8 @@
 """The figures of the book: each takes tidy data and returns a matplotlib figure."""
 
+import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,14 +26,15 @@ COLOURS = {
 }
 """One colour per method (Okabe and Ito's palette, safe for colour-blind readers)."""
 
-_OTHERS = ("#56B4E9", "#CC79A7", "#F0E442", "#999999")
+_OTHERS = ("#56B4E9", "#CC79A7", "#8C564B", "#999999", "#B8A800", "#332288", "#88CCEE", "#882255")
 
 MARKERS = {"FineTuning": "D", "FinePruning": "^", "FineMixing": "s", "FinePurifying": "o"}
 
 
-def _colour(defense: str) -> str:
-    """The method's own colour; another one, always the same, for a variant of it."""
-    return COLOURS.get(defense) or _OTHERS[sum(defense.encode()) % len(_OTHERS)]
+def _colours(defenses: Iterable[str]) -> dict[str, str]:
+    """Each method's own colour; others for those that have none, in their order."""
+    others = itertools.cycle(_OTHERS)
+    return {name: COLOURS.get(name) or next(others) for name in dict.fromkeys(defenses)}
 
 
 def style() -> None:
@@ -162,6 +164,7 @@ def reserve_curves(frame: pd.DataFrame) -> Figure:
     lowest to the highest seed.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    colours = _colours(frame["defense"])
     for key, group in frame[frame["reserve"].notna()].groupby("defense", sort=False):
         defense = str(key)
         by_reserve = group.groupby("reserve")
@@ -169,15 +172,15 @@ def reserve_curves(frame: pd.DataFrame) -> Figure:
         lowest, highest = by_reserve.min(numeric_only=True), by_reserve.max(numeric_only=True)
         one_seed = group["seed"].nunique() == 1
         for axis, score in zip(axes, ("acc", "asr"), strict=True):
-            axis.plot(line.index, line[score], marker=MARKERS.get(defense, "v"), color=_colour(defense), label=defense)
+            axis.plot(line.index, line[score], marker=MARKERS.get(defense, "v"), color=colours[defense], label=defense)
             low = line[f"{score}_low"] if one_seed else lowest[score]
             high = line[f"{score}_high"] if one_seed else highest[score]
-            axis.fill_between(line.index, low, high, color=_colour(defense), alpha=0.15)
+            axis.fill_between(line.index, low, high, color=colours[defense], alpha=0.15)
     for defense in (AS_RECEIVED, "FineTuning", CONTROL):
         rows = frame[frame["defense"] == defense]
         if len(rows):
             for axis, score in zip(axes, ("acc", "asr"), strict=True):
-                axis.axhline(rows[score].mean(), ls=":", color=_colour(defense), label=defense)
+                axis.axhline(rows[score].mean(), ls=":", color=colours[defense], label=defense)
     axes[0].set(xlabel="reserve ratio ρ", ylabel="clean accuracy (%)")
     axes[1].set(xlabel="reserve ratio ρ", ylabel="attack success rate (%)", ylim=(-3, 103))
     handles, labels = axes[0].get_legend_handles_labels()
@@ -188,13 +191,64 @@ def reserve_curves(frame: pd.DataFrame) -> Figure:
 def trade_off(frame: pd.DataFrame) -> Figure:
     """Attack success rate against clean accuracy: one point per seed and reserve ratio; lower right is better."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
+    colours = _colours(frame["defense"])
     for key, group in frame.groupby("defense", sort=False):
         defense = str(key)
         line = group.groupby("reserve", dropna=False).mean(numeric_only=True).sort_index()
         marker = MARKERS.get(defense, "*" if defense in COLOURS else "v")
         size = 14 if marker == "*" else 7
-        axis.plot(line["acc"], line["asr"], marker=marker, ms=size, color=_colour(defense), label=defense, lw=1)
-        axis.scatter(group["acc"], group["asr"], s=10, color=_colour(defense), alpha=0.5)
+        axis.plot(line["acc"], line["asr"], marker=marker, ms=size, color=colours[defense], label=defense, lw=1)
+        axis.scatter(group["acc"], group["asr"], s=10, color=colours[defense], alpha=0.5)
     axis.set(xlabel="clean accuracy (%)", ylabel="attack success rate (%)", ylim=(-3, 103))
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def pareto(chosen: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> Figure:
+    """ASR against the accuracy that is paid, one panel per family; all other defenses stay as grey lines behind it.
+
+    Each line joins the means over suspects at the thresholds ΔACC; lower left is better.
+
+    Args:
+        chosen: Of `purify.report.comparison.at_drops`, with ``paid``: the drop of test accuracy against the suspect as
+            received.
+        families: Name -> the defenses of its panel.
+    """
+    means = chosen.groupby(["defense", "ΔACC"], sort=False)[["paid", "asr"]].mean().reset_index()
+    rows = -(-len(families) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 3.1 * rows), sharex=True, sharey=True, squeeze=False)
+    for axis, (family, members) in zip(axes.flat, families.items(), strict=False):
+        for _, line in means.groupby("defense"):
+            axis.plot(line["paid"], line["asr"], color="#dddddd", lw=1, marker=".", zorder=1)
+        names = [name for name in means["defense"].unique() if name in members]
+        for name, colour in _colours(names).items():
+            line = means[means["defense"] == name]
+            axis.plot(line["paid"], line["asr"], color=colour, marker=MARKERS.get(name, "v"), ms=6, label=name)
+        axis.set(title=family, ylim=(-3, 103))
+        axis.legend(frameon=False, fontsize=8)
+    for axis in list(axes.flat)[len(families) :]:
+        axis.set_visible(False)
+    figure.supxlabel("accuracy paid (points)", fontsize=11)
+    figure.supylabel("attack success rate (%)", fontsize=11)
+    return figure
+
+
+def rejection_curves(curves: pd.DataFrame) -> Figure:
+    """ASR that is left against the share of clean inputs rejected: one panel per attack, one line per detector."""
+    attacks = list(dict.fromkeys(zip(curves["task"], curves["attack"], strict=True)))
+    columns = min(len(attacks), 3)
+    rows = -(-len(attacks) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(9, 2.9 * rows), sharex=True, sharey=True, squeeze=False)
+    colours = _colours(curves["detector"])
+    for axis, (task, attack) in zip(axes.flat, attacks, strict=False):
+        own = curves[(curves["task"] == task) & (curves["attack"] == attack)]
+        for name, line in own.groupby("detector", sort=False):
+            axis.plot(line["FRR"], line["asr"], marker=".", color=colours[str(name)], label=str(name))
+        axis.set(title=f"{attack} · {task}", ylim=(-3, 103))
+    for axis in list(axes.flat)[len(attacks) :]:
+        axis.set_visible(False)
+    figure.supxlabel("clean inputs rejected (%)", fontsize=11)
+    figure.supylabel("attack success rate (%)", fontsize=11)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure

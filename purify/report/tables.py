@@ -15,6 +15,9 @@ from purify.metrics import mean_interval
 from purify.registry import Named
 from purify.selection import choose_reserve
 
+ONE_SUSPECT = ["task", "attack", "seed"]
+"""The columns that together name a suspect."""
+
 SCORES = ("acc", "asr", "bacc", "validation")
 CONTROL = "clean control"
 AS_RECEIVED = "as received"
@@ -52,6 +55,7 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             "seconds": record["seconds"],
         }
         scores = scores_from_json(record["scores"])
+        row["validation_asr"] = scores.validation_asr.percent if scores.validation_asr else np.nan
         for score in SCORES:
             proportion = getattr(scores, score)
             low, high = proportion.interval()
@@ -74,17 +78,16 @@ def at_drop(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
     """
     frame = frame[frame["max_drop"].isna()]
     chosen = []
-    one_suspect = ["task", "attack", "seed"]
-    for (*key, defense), group in frame.groupby([*one_suspect, "defense"], sort=False):
+    received = frame[frame["defense"] == AS_RECEIVED].set_index(ONE_SUSPECT)["validation"].to_dict()
+    for (*key, defense), group in frame.groupby([*ONE_SUSPECT, "defense"], sort=False):
         if defense in (AS_RECEIVED, CONTROL):
             chosen.append(group.iloc[0].to_dict() | {"within": True})
             continue
-        received = frame[(frame[one_suspect] == key).all(axis=1) & (frame["defense"] == AS_RECEIVED)]
-        if received.empty:
+        if tuple(key) not in received:
             raise PurifyError(f"the suspect of {', '.join(map(str, key))} has no record of its own: run the whole grid")
         by_reserve = group.assign(reserve=group["reserve"].fillna(1.0))
         accuracy = dict(zip(by_reserve["reserve"], by_reserve["validation"], strict=True))
-        choice = choose_reserve(accuracy, received["validation"].iloc[0], max_drop)
+        choice = choose_reserve(accuracy, received[tuple(key)], max_drop)
         row = group.iloc[int((by_reserve["reserve"] == choice.reserve).to_numpy().argmax())]
         chosen.append(row.to_dict() | {"within": choice.within})
     return pd.DataFrame(chosen)

@@ -1,0 +1,159 @@
+"""All defenses on one bench: safety at equal accuracy, paired over suspects; knowledge, detection and cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from purify.defenses import FAMILIES
+from purify.defenses.base import Detector, knowledge
+from purify.grid.spec import Cell, restore
+from purify.metrics import Proportion, mean_interval
+from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, at_drop, label
+
+DROPS = (1.0, 2.0, 5.0, 10.0)
+"""The paper's thresholds ΔACC, in points."""
+
+_GRID = tuple(np.linspace(0, 10, 21))
+
+
+def at_drops(frame: pd.DataFrame, drops: Iterable[float] = DROPS) -> pd.DataFrame:
+    """Return what `purify.report.tables.at_drop` chooses at each threshold, with its ``ΔACC``; defenses alone."""
+    parts = [at_drop(frame, drop).assign(ΔACC=drop) for drop in drops]
+    chosen = pd.concat(parts, ignore_index=True)
+    return chosen[~chosen["defense"].isin([AS_RECEIVED, CONTROL])]
+
+
+def areas(frame: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
+    """Return the area under the ACC–ASR curve of each suspect and defense: the mean of a score over ΔACC.
+
+    ΔACC runs from 0 to 10 points in steps of a half; at each, ρ is chosen on clean validation accuracy. So 0 is a
+    defense that removes the attack at no cost, 100 one that never does. It is not an area over the test accuracy, which
+    no defender could choose by.
+
+    Args:
+        frame: Of `as_frame`.
+        score: "asr", or "validation_asr" for those who develop a method.
+    """
+    chosen = at_drops(frame, _GRID)
+    return chosen.groupby([*ONE_SUSPECT, "defense"], sort=False)[score].mean().rename("area").reset_index()
+
+
+def safety_table(frame: pd.DataFrame, drops: Sequence[float] = DROPS) -> pd.DataFrame:
+    """Return the mean over suspects of ASR at each ΔACC and of the area with its 95 % interval, best area first.
+
+    *met* says for how many suspects some setting stays within the smallest ΔACC.
+    """
+    chosen, area = at_drops(frame, drops), areas(frame)
+    rows = {}
+    for defense, group in area.groupby("defense", sort=False):
+        own = chosen[chosen["defense"] == defense]
+        row: dict[str, Any] = {f"≤ {drop:g}": own.loc[own["ΔACC"] == drop, "asr"].mean() for drop in drops}
+        within = own[own["ΔACC"] == min(drops)]["within"]
+        rows[defense] = row | {"area": _interval(group["area"]), "met": f"{within.sum()} of {len(within)}"}
+    table = pd.DataFrame(rows).T
+    means = area.groupby("defense")["area"].mean()
+    return table.loc[means.sort_values().index].map(lambda value: value if isinstance(value, str) else f"{value:.1f}")
+
+
+def paired_over_suspects(frame: pd.DataFrame, method: str, others: Iterable[str]) -> pd.DataFrame:
+    """Compare a method with others on the same suspects: difference of ASR at each ΔACC, and of the area.
+
+    Negative favours the method. Mean and 95 % t interval over suspects, and on how many suspects its ASR is the lower.
+    """
+    chosen = at_drops(frame)
+    lists = {f"≤ {drop:g}": part.set_index(ONE_SUSPECT) for drop, part in chosen.groupby("ΔACC")}
+    series = {name: (part["defense"], part["asr"]) for name, part in lists.items()}
+    area = areas(frame).set_index(ONE_SUSPECT)
+    series["area"] = (area["defense"], area["area"])
+    rows = []
+    for name, (defenses, values) in series.items():
+        for other in others:
+            difference = (values[defenses == method] - values[defenses == other]).dropna()
+            rows.append(
+                {
+                    "ΔACC": name,
+                    "compared with": other,
+                    "difference in ASR": _interval(difference, sign="+"),
+                    "lower on": f"{(difference < 0).sum()} of {len(difference)}",
+                }
+            )
+    return pd.DataFrame(rows).set_index("ΔACC").rename_axis(None)
+
+
+def _interval(values: pd.Series, sign: str = "") -> str:
+    mean, low, high = mean_interval(list(values))
+    interval = "" if np.isnan(low) else f" [{low:{sign}.1f}, {high:{sign}.1f}]"
+    return f"{mean:{sign}.1f}{interval}"
+
+
+def knowledge_table(families: Iterable[str] = tuple(FAMILIES)) -> pd.DataFrame:
+    """Return what a defender must have for each defense, and what comes out of it."""
+    rows = {}
+    for family in families:
+        for cls in FAMILIES[family]:
+            has = knowledge(cls)
+            row = {"family": family}
+            row |= {
+                need: "yes" if need in has else ""
+                for need in ("clean data", "clean PLM", "training data", "validation data", "access at inference")
+            }
+            rows[cls.__name__] = row | {"result": "guard" if issubclass(cls, Detector) else "model"}
+    return pd.DataFrame(rows).T
+
+
+def detection_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return, per suspect and detector, AUROC, the false rejection rate on test rows, and ASR with and without it."""
+    rows, bare = [], {}
+    records = list(records)
+    for record in records:
+        cell = restore(Cell, record["spec"])
+        if cell.build_defense() is None:
+            bare[cell.suspect] = Proportion(**record["scores"]["asr"]).percent
+    for record in records:
+        if "detection" not in record:
+            continue
+        cell, found = restore(Cell, record["spec"]), record["detection"]
+        rows.append(
+            {
+                "task": cell.suspect.task,
+                "attack": cell.suspect.attack.name,
+                "detector": label(cell.defense),
+                "AUROC": round(found["auroc"], 3),
+                "FRR": Proportion(**found["set"]["rejected clean"]).percent,
+                "caught": Proportion(**found["set"]["rejected triggered"]).percent,
+                "ASR before": bare.get(cell.suspect, np.nan),
+                "ASR": Proportion(**record["scores"]["asr"]).percent,
+                "ACC": Proportion(**record["scores"]["acc"]).percent,
+            }
+        )
+    return pd.DataFrame(rows).round(dict.fromkeys(("FRR", "caught", "ASR before", "ASR", "ACC"), 1))
+
+
+def detection_curves(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return one row per suspect, detector and false rejection rate that was set: ``FRR`` on test rows and ``asr``."""
+    rows = []
+    for record in records:
+        cell = restore(Cell, record["spec"])
+        for point in record.get("detection", {}).get("curve", ()):
+            rows.append(
+                {
+                    "attack": cell.suspect.attack.name,
+                    "task": cell.suspect.task,
+                    "detector": label(cell.defense),
+                    "FRR": Proportion(**point["rejected clean"]).percent,
+                    "asr": Proportion(**point["asr"]).percent,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return median seconds of one run of each defense, and as a multiple of plain fine-tuning on the same suspects."""
+    defended = frame[frame["max_drop"].isna() & ~frame["defense"].isin([AS_RECEIVED, CONTROL])]
+    medians = defended.groupby("defense", sort=False)["seconds"].median()
+    table = pd.DataFrame({"seconds (median)": medians.round(1)})
+    if "FineTuning" in medians:
+        table["of fine-tuning"] = (medians / medians["FineTuning"]).map("{:.2f}×".format)
+    return table.rename_axis(None)
