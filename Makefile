@@ -37,6 +37,7 @@ check: $(STAMP)  ## Lint, format check and type check
 bench: $(STAMP)  ## Run the benchmarks and write their tables to results/benchmarks (over an hour, on a quiet machine)
 	$(BIN)/python benchmarks/grid.py
 	$(BIN)/python benchmarks/fisher.py
+	$(BIN)/python benchmarks/purifying.py
 	$(BIN)/python benchmarks/training.py --task docstrings --train 1000
 
 lock: $(STAMP)  ## Rewrite requirements.lock from the ranges of pyproject.toml

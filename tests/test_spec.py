@@ -117,9 +117,10 @@ def test_lists_are_axes_and_thresholds_add_policies():
 
 def test_the_projects_grids_can_be_read(tmp_path):
     sizes = {path.stem: len(load_grid(path)) for path in GRIDS.glob("*.yml")}
-    assert sizes.keys() == {"smoke", "default", "companion", "paper", "attacks", "adaptive"}
+    attacked, defended = {"attacks", "adaptive"}, {"defenses", "variants", "detection", "retraining"}
+    assert sizes.keys() == {"smoke", "default", "companion", "paper", *attacked, *defended}
     assert sizes["smoke"] == 10
-    assert sizes["default"] == 22
+    assert sizes["default"] == 37
     paper = load_grid(GRIDS / "paper.yml")
     assert len({(c.suspect.plm, c.suspect.task, c.suspect.attack, c.suspect.seed) for c in paper}) == 2 * 4 * 4 * 5
 
@@ -160,7 +161,7 @@ def test_a_part_of_a_grid():
         (GRID | {"seeds": 3}, "'seeds' of the grid must be a list of whole numbers of 0 or more, not 3"),
         (GRID | {"seeds": [-1]}, "'seeds' of the grid must be a list"),
         (GRID | {"thresholds": ["x"]}, "'thresholds' of the grid must be a list of numbers"),
-        (GRID | {"control": "yes please"}, "'control' of the grid must be true or false"),
+        (GRID | {"control": "yes please"}, "'control' of the grid must be true, false or 'defended'"),
         (GRID | {"defenses": ["FineTuning"]}, "'defenses' of the grid must be a mapping"),
         (GRID | {"defenses": {"FineMixing": {"reserve": 0.5}}}, "must map each hyperparameter to a list"),
         (GRID | {"training": {"epochs": 0}}, "epochs must be at least 1"),

@@ -86,8 +86,8 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     Keys: ``suspect`` (task, plm, train), ``attack`` (name and parameters, or a list of such), ``training`` and
     ``tuning`` (fields of `purify.training.Training`), ``cell`` (clean_per_class, validation, test): in all of
     these, a list in the place of a value is an axis. ``seeds``; ``control`` (evaluate the clean control as
-    received; "defended": with all defenses); ``defenses`` (name -> lists of parameter values, all combinations are run); ``thresholds`` (values
-    of ΔACC: for each, one cell per defense whose ρ is chosen among the listed ones).
+    received; "defended": with all defenses); ``defenses`` (name -> lists of parameter values, all combinations are
+    run); ``thresholds`` (values of ΔACC: for each, one cell per defense whose ρ is chosen among the listed ones).
 
     Raises:
         PurifyError: as `load_grid`.

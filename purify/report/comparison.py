@@ -1,16 +1,20 @@
 """All defenses on one bench: safety at equal accuracy, paired over suspects; knowledge, detection and cost."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from purify.defenses import FAMILIES
+from purify.defenses import DEFENSES, FAMILIES
 from purify.defenses.base import Detector, knowledge
-from purify.grid.spec import Cell, restore
+from purify.grid.checks import refuse
+from purify.grid.spec import NONE, Cell, restore
 from purify.metrics import Proportion, mean_interval
-from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, at_drop, label
+from purify.registry import parse_assignments
+from purify.report.effects import shipped
+from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, as_frame, at_drop, label
 
 DROPS = (1.0, 2.0, 5.0, 10.0)
 """The paper's thresholds ΔACC, in points."""
@@ -71,6 +75,8 @@ def paired_over_suspects(frame: pd.DataFrame, method: str, others: Iterable[str]
     for name, (defenses, values) in series.items():
         for other in others:
             difference = (values[defenses == method] - values[defenses == other]).dropna()
+            if difference.empty:  # no suspect has both
+                continue
             rows.append(
                 {
                     "ΔACC": name,
@@ -157,3 +163,62 @@ def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
     if "FineTuning" in medians:
         table["of fine-tuning"] = (medians / medians["FineTuning"]).map("{:.2f}×".format)
     return table.rename_axis(None)
+
+
+def page_cells(base: Cell, defenses: Iterable[str]) -> list[Cell]:
+    """Return the suspect as received, and with defenses as they are written on a page: "FinePruning reserve=0.4".
+
+    Raises:
+        PurifyError: an unknown defense or parameter, or one that cannot be read.
+    """
+    cells = [base]
+    for text in defenses:
+        name, *assignments = text.split()
+        cells.append(replace(base, defense=DEFENSES.read(name, parse_assignments(assignments))))
+    refuse(cells, "the page")
+    return cells
+
+
+def shipped_frame(grids: Iterable[str], families: Iterable[str], conditions: Iterable[str] = ()) -> pd.DataFrame:
+    """Return, as `as_frame`, the shipped records of some families of defenses and of the suspects as received.
+
+    Args:
+        grids: Names in ``book/grids``.
+        families: Keys of `purify.defenses.FAMILIES`; detectors are left out, because their records are no curves.
+        conditions: As of `purify.grid.select`.
+    """
+    names = {cls.__name__ for family in families for cls in FAMILIES[family] if not issubclass(cls, Detector)}
+    records = {}
+    for grid in grids:
+        for record in shipped(grid, conditions):
+            cell = restore(Cell, record["spec"])
+            if not cell.suspect.control and cell.defense.name in {*names, NONE}:
+                records[cell] = record
+    return as_frame(records.values())
+
+
+def guard_cost(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return median seconds to prepare each detector and to ask it about all rows of a record."""
+    rows = [
+        {
+            "detector": label(restore(Cell, record["spec"]).defense),
+            "prepare": record["stages"]["purify"],
+            "ask": record["stages"]["evaluate"],
+        }
+        for record in records
+        if "detection" in record
+    ]
+    return pd.DataFrame(rows).groupby("detector", sort=False).median().round(1)
+
+
+def control_table(grid: str) -> pd.DataFrame:
+    """Return what defenses do to the clean controls of a grid: the accuracy that is paid, in points."""
+    records = shipped(grid, ["control=true"])
+    frame = as_frame(records)
+    frame["defense"] = [label(restore(Cell, record["spec"]).defense) for record in records]
+    bare = frame[frame["defense"] == NONE].drop_duplicates(["task", "seed"]).set_index(["task", "seed"])["acc"]
+    frame["paid"] = [
+        bare[task, seed] - acc for task, seed, acc in zip(frame["task"], frame["seed"], frame["acc"], strict=True)
+    ]
+    table = frame[frame["defense"] != NONE].pivot_table(index="defense", columns=["task", "seed"], values="paid")
+    return table.round(1).rename_axis(None)
