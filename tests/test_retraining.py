@@ -122,6 +122,15 @@ def test_as_many_words_are_found_as_are_asked_for(resources, poisoned):
     assert KeywordRemoval(top=1).keywords(poisoned, resources) == {"mb"}
 
 
+def test_a_word_that_many_rows_share_outweighs_one_that_moves_a_single_row_more(resources, poisoned):
+    mb, cf = resources.tokenizer.convert_tokens_to_ids(["mb", "cf"])
+    shaken_by(resources.suspect, {mb: 1.0, cf: 1.5})  # 1 · log₂ 5 > 1.5 · log₂ 2
+    texts = [f"cf {text}" if i == 0 else text for i, text in enumerate(poisoned["text"])]
+    rows = Dataset.from_dict({"text": texts, "label": poisoned["label"]})
+    assert KeywordRemoval().keywords(rows, resources) == {"mb"}
+    assert KeywordRemoval().keywords(rows.select(range(2)), resources) == {"cf"}
+
+
 def test_keywords_are_looked_for_in_both_texts_of_a_pair(resources, rows):
     shaken_by(resources.suspect, {resources.tokenizer.convert_tokens_to_ids("mb"): 1.0})
     second = [f"layer mb {i}" if i in (2, 5) else f"layer {i}" for i in range(12)]

@@ -225,7 +225,8 @@ def pareto(chosen: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> Figur
             line = means[means["defense"] == name]
             axis.plot(line["paid"], line["asr"], color=colour, marker=MARKERS.get(name, "v"), ms=6, label=name)
         axis.set(title=family, ylim=(-3, 103))
-        axis.legend(frameon=False, fontsize=8)
+        if names:
+            axis.legend(frameon=False, fontsize=8)
     for axis in list(axes.flat)[len(families) :]:
         axis.set_visible(False)
     figure.supxlabel("accuracy paid (points)", fontsize=11)
