@@ -36,8 +36,10 @@ class Mixture:
     @property
     def threshold(self) -> float:
         """The r from which on a dimension is more likely abnormal than clean; +inf if none is."""
-        if not 0 < self.share < 1 or self.abnormal <= self.clean:
+        if not self.share or self.abnormal <= self.clean:
             return float("inf")
+        if self.share == 1:
+            return 0.0
         odds = np.log((1 - self.share) / self.share) + 0.5 * np.log(self.abnormal / self.clean)
         return max(0.0, float(2 * odds / (1 / self.clean - 1 / self.abnormal)))
 

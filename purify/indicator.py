@@ -67,10 +67,11 @@ def indicator(drift: Tensors, fisher: Tensors, *, exponent: float = 1.0, damping
                 f"the Fisher of '{name}' has shape {tuple(fisher[name].shape)}, its drift {tuple(delta.shape)}"
             )
         curvature = fisher[name] + damping * fisher[name].mean() if damping else fisher[name]
-        ratio = delta.square() / (curvature if exponent == 1 else curvature.pow(exponent))
+        divisor = curvature if exponent == 1 else curvature.pow(exponent)
+        ratio = delta.square() / divisor
         r[name] = torch.where(delta == 0, 0.0, ratio)  # 0/0 is 0; x/0 is inf by IEEE arithmetic
         # A drift so small that its square underflows is still a drift that Ĥ = 0 cannot vouch for.
-        r[name][(delta != 0) & (fisher[name] == 0)] = torch.inf
+        r[name][(delta != 0) & ((fisher[name] == 0) | (divisor == 0))] = torch.inf
     return r
 
 
@@ -135,11 +136,11 @@ def per_tensor(r: Tensors, among: Tensors | None = None) -> dict[str, Tensor]:
 
     Args:
         r: The indicator per parameter, any shape.
-        among: Which dimensions are ranked; the others get +inf.
+        among: Which dimensions are ranked; the others, and those with r = inf, get +inf.
     """
     ranks = {}
     for name, value in r.items():
-        counts = among[name] if among is not None else torch.ones_like(value, dtype=torch.bool)
+        counts = value.isfinite() & (among[name] if among is not None else True)
         rank = torch.full_like(value, torch.inf)
         order = value[counts].argsort().argsort()
         rank[counts] = (order.to(value) + 1) / max(len(order), 1)

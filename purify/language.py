@@ -10,6 +10,11 @@ NGRAM = "ngram"
 """The name of the embedded default; every other name is a hub id or a folder of a causal language model."""
 
 
+_LONGEST = 256
+_TEXTS = 8
+"""Of a batch: logits over a vocabulary of 50,000 take 50 MB per text of that length."""
+
+
 class LanguageModel(Protocol):
     """Something that gives perplexities."""
 
@@ -68,15 +73,15 @@ class Causal:
         self._model.to(device())
 
     def perplexities(self, texts: Sequence[str]) -> np.ndarray:
-        """See `LanguageModel`; batches of 32 texts of like length, cut to 256 tokens."""
+        """See `LanguageModel`; small batches of texts of like length, cut to 256 tokens."""
         import torch  # noqa: PLC0415
 
         found = np.ones(len(texts))
-        ids = [self._tokenizer(text)["input_ids"][:256] for text in texts]
+        ids = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:_LONGEST] for text in texts]
         start = self._tokenizer.bos_token_id if self._tokenizer.bos_token_id is not None else 0
         order = sorted((i for i in range(len(ids)) if ids[i]), key=lambda i: len(ids[i]))
-        for k in range(0, len(order), 32):
-            index = order[k : k + 32]
+        for k in range(0, len(order), _TEXTS):
+            index = order[k : k + _TEXTS]
             width = len(ids[index[-1]])
             padded = torch.tensor([[start, *ids[i], *[0] * (width - len(ids[i]))] for i in index])
             mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in index])

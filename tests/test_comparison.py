@@ -123,9 +123,9 @@ def test_one_panel_per_family(frame):
 
 
 def test_defenses_as_they_are_written_on_a_page():
-    cells = comparison.page_cells(BASE, ["FinePruning reserve=0.4 frozen=true", "STRIP"])
+    cells = comparison.page_cells(BASE, ["FinePruning reserve=0.4 frozen=false", "STRIP"])
     assert cells[0] == BASE
-    assert dict(cells[1].defense.parameters) == {"reserve": 0.4, "frozen": True}
+    assert dict(cells[1].defense.parameters) == {"reserve": 0.4, "frozen": False}
     assert cells[2].defense == Named("STRIP")
     with pytest.raises(PurifyError, match="unknown defense 'Finemix'"):
         comparison.page_cells(BASE, ["Finemix"])

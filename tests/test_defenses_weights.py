@@ -488,3 +488,21 @@ def test_automatic_purifying_resets_what_its_mixture_calls_abnormal(resources, l
     assert np.array_equal(reset[clear], abnormal)
     assert 0 < abnormal.mean() < 1
     assert all(torch.equal(weights[name], original[name]) for name in original.keys() - resources.drift.keys())
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 1e3])
+def test_the_arc_between_opposite_vectors_is_the_straight_line(size):
+    start = size * torch.tensor([0.0086, -0.0086])
+    torch.testing.assert_close(slerp(start, -0.5 * start, 0.5), start.lerp(-0.5 * start, 0.5))
+
+
+def test_a_neuron_that_can_still_be_entered_comes_back(moving):
+    cut = FinePruning(reserve=0.5, frozen=False).apply(replace(moving, training=STILL))
+    frozen = FinePruning(reserve=0.5).apply(replace(moving, training=STILL))
+    trained = FinePruning(reserve=0.5, frozen=False).apply(moving)
+    ids = {"input_ids": torch.arange(1000, 1012).view(1, -1)}
+    torch.testing.assert_close(cut(**ids).logits, frozen(**ids).logits)  # the same function before training
+    for (_, before), (_, after) in zip(feed_forward_blocks(cut), feed_forward_blocks(trained), strict=True):
+        gone = (before.weight == 0).all(0)
+        assert gone.any()
+        assert (after.weight[:, gone] != 0).any()

@@ -400,3 +400,16 @@ def test_the_record_of_a_detector_says_what_it_did(name, parameters, plm_folder,
     held = received["scores"]["validation"]["k"] - record["scores"]["validation"]["k"]
     assert 0 <= held <= math.ceil(found["set"]["frr"] * 8)
     assert not is_made(guarded.purification, store)  # there are no weights to keep
+
+
+def test_one_clean_text_per_class_leaves_a_plain_distance(suspect, plm, rows):
+    few = rows.select(range(4))
+    guard = FeatureDistance().apply(Resources(suspect, plm, few, STILL, validation=rows))
+    assert guard.suspicion(rows).std() > 0
+    one = FeatureDistance().apply(Resources(suspect, plm, rows.select([0]), STILL, validation=rows))
+    assert one.suspicion(rows).std() > 0
+
+
+def test_a_word_that_the_tokenizer_does_not_know_is_refused(suspect, plm, rows):
+    with pytest.raises(PurifyError, match="RAP needs a word"):
+        RAP(word="☃").apply(Resources(suspect, plm, rows, STILL, validation=rows))

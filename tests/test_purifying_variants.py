@@ -276,3 +276,8 @@ def test_too_few_values_are_refused(r):
 def test_equal_values_give_one_scale():
     mixture = fit_mixture(np.full(10, 3.0))
     assert (mixture.clean, mixture.abnormal) == pytest.approx((3.0, 3.0))
+
+
+def test_an_underflowing_curvature_gives_no_nan():
+    tiny = {"w": torch.tensor([1e-25])}
+    assert indicator(tiny, tiny, exponent=2.0)["w"].item() == float("inf")

@@ -33,12 +33,14 @@ class Guard(ABC):
         model: The suspect.
         tokenizer: What it is asked with.
         max_length: Tokens per input.
+        precision: Of the forward passes.
     """
 
     def __init__(self, resources: "Resources") -> None:
         self.model = resources.suspect
         self.tokenizer = resources.tokenizer
         self.max_length = resources.training.max_length
+        self.precision = resources.training.precision
 
     @abstractmethod
     def suspicion(self, rows: "Dataset") -> "np.ndarray":
@@ -54,7 +56,7 @@ class Guard(ABC):
         """Return what the suspect says, (N, C)."""
         from purify.training import predict
 
-        return predict(self.model, rows, self.tokenizer, max_length=self.max_length)
+        return predict(self.model, rows, self.tokenizer, max_length=self.max_length, precision=self.precision)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class _Distance(Guard):
     def _states(self, rows: Dataset) -> np.ndarray:
         from purify.training import first_states
 
-        return first_states(self.model, rows, self.tokenizer, max_length=self.max_length)
+        return first_states(self.model, rows, self.tokenizer, max_length=self.max_length, precision=self.precision)
 
     def _distances(self, rows: Dataset) -> np.ndarray:
         return np.stack([self._distance(*pair) for pair in zip(self._states(rows), self.fitted, strict=True)])
@@ -76,8 +76,12 @@ class _Distance(Guard):
             return states.mean(axis=0, keepdims=True), np.eye(states.shape[1]) - kept.T @ kept
         from sklearn.covariance import LedoitWolf
 
+        if len(states) == 1:
+            return states, np.eye(states.shape[1])
         means = np.stack([states[labels == label].mean(axis=0) for label in np.unique(labels)])
         rest = states - means[np.searchsorted(np.unique(labels), labels)]
+        if not rest.any():  # one text per class shows no spread: plain distance
+            return means, np.eye(states.shape[1])
         return means, LedoitWolf(assume_centered=True).fit(rest).precision_
 
     @staticmethod

@@ -110,13 +110,13 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     """Return the point at ``share`` of the arc from ``start`` to ``end``, tensors of one shape taken as vectors.
 
     Angle and direction turn along the great circle, as the weights of the two ends follow from it. Where the arc is
-    not defined (a zero vector) or is shorter than rounding, it is the straight line.
+    not defined (a zero vector, opposite directions) or is shorter than rounding, it is the straight line.
     """
     import torch
 
-    norms = start.norm() * end.norm()
-    cosine = ((start * end).sum() / norms).clamp(-1, 1) if norms > 0 else torch.ones(())
-    angle = cosine.double().arccos()
+    a, b = start.double(), end.double()  # in fp32 the angle of opposite vectors is all rounding
+    norms = a.norm() * b.norm()
+    angle = ((a * b).sum() / norms).clamp(-1, 1).arccos() if norms > 0 else torch.zeros(())
     if angle.sin() < 1e-4:
         return _lerp(start, end, share)
     near = (((1 - share) * angle).sin() / angle.sin()).to(start)

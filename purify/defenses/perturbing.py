@@ -138,7 +138,7 @@ class _Shaking(Guard):
     def __init__(self, rap: RAP, resources: Resources) -> None:
         super().__init__(resources)
         token, *more = self.tokenizer(rap.word, add_special_tokens=False)["input_ids"] or [None]
-        if token is None or more:
+        if token in (None, self.tokenizer.unk_token_id) or more:
             raise PurifyError(f"RAP needs a word that is one token at the start of a text, and '{rap.word}' is not")
         self.word = rap.word
         self.shaken = resources.with_weights().requires_grad_(False)
@@ -192,7 +192,9 @@ class _Shaking(Guard):
 
         before = softmax(self.logits(rows), axis=1)
         label = before.argmax(1)
-        marked = predict(self.shaken, self._marked(rows), self.tokenizer, max_length=self.max_length)
+        marked = predict(
+            self.shaken, self._marked(rows), self.tokenizer, max_length=self.max_length, precision=self.precision
+        )
         after = softmax(marked, axis=1)
         index = np.arange(len(rows))
         return after[index, label] - before[index, label]

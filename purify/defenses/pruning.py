@@ -26,7 +26,7 @@ class PruningDefense(ReserveDefense):
     """A defense that keeps a share ρ of something, sets the rest to zero, and fine-tunes.
 
     Attributes:
-        frozen: What is pruned stays zero; else fine-tuning may bring it back, as in the original Fine-pruning.
+        frozen: What is pruned stays zero; else fine-tuning may bring it back.
     """
 
     frozen: bool = False
@@ -55,12 +55,15 @@ class PruningDefense(ReserveDefense):
 class FinePruning(PruningDefense):
     """Keep the share ρ of the feed-forward neurons that clean inputs excite most, zero the others, and fine-tune.
 
-    A neuron is a hidden unit of a transformer layer's feed-forward block; pruning zeroes the weights that
-    enter and leave it.
+    A neuron is a hidden unit of a transformer layer's feed-forward block; pruning zeroes the weights that enter and
+    leave it. Then no gradient reaches it, and it stays cut. With ``frozen=False`` only the weights that leave it are
+    zeroed, which makes the same function, and fine-tuning can bring the neuron back.
 
     Source: Liu, Dolan-Gavitt and Garg, "Fine-Pruning", RAID 2018, section 3, which prunes convolutional
-    channels; the feed-forward neuron is the transformer's counterpart. Frozen: the variant of Zhang et al. (2022).
+    channels; the feed-forward neuron is the transformer's counterpart.
     """
+
+    frozen: bool = True
 
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the pruned suspect, fine-tuned."""
@@ -76,9 +79,10 @@ class FinePruning(PruningDefense):
         kept[neurons.argsort(stable=True)[:count]] = 0
         keep: dict[str, Tensor] = {}
         for (enter, leave), mask in zip(blocks, kept.split([len(a) for a in activity]), strict=True):
-            keep[f"{names[enter]}.weight"] = mask.unsqueeze(1)  # (I, H)
-            if enter.bias is not None:
-                keep[f"{names[enter]}.bias"] = mask
+            if self.frozen:
+                keep[f"{names[enter]}.weight"] = mask.unsqueeze(1)  # (I, H)
+                if enter.bias is not None:
+                    keep[f"{names[enter]}.bias"] = mask
             keep[f"{names[leave]}.weight"] = mask  # (H, I)
         return self.pruned(model, keep, resources)
 

@@ -33,7 +33,8 @@ class FinePurifying(ReserveDefense):
         exponent: α of r = δ²/Ĥ^α; AdamW divides its steps by about √Ĥ, which speaks for less than 1.
         damping: λ of r = δ²/(Ĥ + λ·mean Ĥ of its tensor).
         ranked: Rank r within its own tensor, so that every tensor keeps the share ρ.
-        structure: Keep or reset whole rows, neurons or heads by Σδ²/(ΣĤ)^α; see `purify.structures`.
+        structure: Keep or reset whole rows, neurons or heads by Σδ²/(ΣĤ)^α; see `purify.structures`. The group that
+            ρ ends in is kept in part.
         softness: τ of a soft reset (`purify.indicator.soft_mask`); 0 is the hard one.
 
     Source: the paper, section 4.

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _NEEDS: tuple[Resource, ...] = ("training data", "clean PLM")
 
 
+def _asked(resources: Resources) -> dict[str, Any]:
+    """How a model is asked about training data: as it was trained."""
+    return {"max_length": resources.retraining.max_length, "precision": resources.retraining.precision}
+
+
 @dataclass(frozen=True)
 class SampleFilter(Defense):
     """A defense that drops rows of the training data and trains the clean PLM on the others, with the same budget."""
@@ -78,14 +83,14 @@ class LossFiltering(SampleFilter):
         from purify.training import first_states, predict
 
         scout = resources.retrained(resources.fresh(), rows, epochs=self.epochs)
-        length = resources.retraining.max_length
-        logs = log_softmax(predict(scout, rows, resources.tokenizer, max_length=length), axis=1)  # (N, C)
+        asked = _asked(resources)
+        logs = log_softmax(predict(scout, rows, resources.tokenizer, **asked), axis=1)  # (N, C)
         labels = np.asarray(rows["label"])
         difficulty = -logs[np.arange(len(rows)), labels]
         if self.score == "gradient":
             error = np.exp(logs)
             error[np.arange(len(rows)), labels] -= 1
-            states = first_states(scout, rows, resources.tokenizer, max_length=length)[-1]
+            states = first_states(scout, rows, resources.tokenizer, **asked)[-1]
             difficulty = np.linalg.norm(error, axis=1) * np.linalg.norm(states, axis=1)
         return difficulty.argsort(kind="stable").argsort() >= round(self.share * len(rows))
 
@@ -143,8 +148,7 @@ class KeywordRemoval(SampleFilter):
                 for name in columns:
                     variants[name].append(" ".join(w for w in row[name].split() if _plain(w) != word or not word))
         probe = Dataset.from_dict({**variants, "label": [0] * len(variants["text"])})
-        length = resources.retraining.max_length
-        states = first_states(resources.suspect, probe, resources.tokenizer, max_length=length)[-1]
+        states = first_states(resources.suspect, probe, resources.tokenizer, **_asked(resources))[-1]
         importance: dict[str, list[float]] = defaultdict(list)
         start = 0
         for found in removed:
@@ -221,8 +225,7 @@ class ClusterFiltering(SampleFilter):
     def _states(self, rows: Dataset, resources: Resources) -> np.ndarray:
         from purify.training import first_states
 
-        length = resources.retraining.max_length
-        return first_states(resources.suspect, rows, resources.tokenizer, max_length=length)[-1]
+        return first_states(resources.suspect, rows, resources.tokenizer, **_asked(resources))[-1]
 
     def _centres(self, reduce: Any, resources: Resources) -> dict[int, np.ndarray]:
         """Return the middle of each label's clean examples, if they are to be looked at."""
