@@ -237,7 +237,7 @@ def test_the_suspicion_of_rap_is_minus_the_drop_that_its_word_causes(resources, 
     guard = RAP(epochs=1).apply(resources)
     marked = Dataset.from_dict({"text": [f"mb {text}" for text in rows["text"]], "label": rows["label"]})
     before, after = (
-        torch.from_numpy(predict(model, some, resources.tokenizer, max_length=24)).double().softmax(1)
+        torch.from_numpy(predict(model, some, resources.tokenizer, max_length=24, precision="fp32")).double().softmax(1)
         for model, some in ((resources.suspect, rows), (guard.shaken, marked))
     )
     wanted = [after[i, before[i].argmax()] - before[i].max() for i in range(len(rows))]
@@ -269,7 +269,7 @@ def test_rap_refuses_a_word_that_is_not_one_token(resources, word):
 def test_the_mahalanobis_distance_is_that_of_a_plain_computation(resources, rows):
     guard = FeatureDistance().apply(resources)
     labels = np.array(rows["label"])
-    length = {"max_length": 24}
+    length = {"max_length": 24, "precision": "fp32"}
     clean = first_states(resources.suspect, rows, resources.tokenizer, **length)
     held = first_states(resources.suspect, resources.validation, resources.tokenizer, **length)
     other = rows.map(lambda row: {"text": f"figure {row['text']} tensor"})
