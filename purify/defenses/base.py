@@ -41,6 +41,7 @@ class Guard(ABC):
         self.tokenizer = resources.tokenizer
         self.max_length = resources.training.max_length
         self.precision = resources.training.precision
+        self._last: tuple[Dataset, np.ndarray] | None = None
 
     @abstractmethod
     def suspicion(self, rows: "Dataset") -> "np.ndarray":
@@ -50,7 +51,9 @@ class Guard(ABC):
         """Return the label of each row, (N,) of int: `REFUSED` where the suspicion is above the threshold."""
         import numpy as np
 
-        return np.where(suspicion > threshold, REFUSED, self.logits(rows).argmax(1))
+        if self._last is None or self._last[0] is not rows:  # the same rows are asked at several thresholds
+            self._last = rows, self.logits(rows).argmax(1)
+        return np.where(suspicion > threshold, REFUSED, self._last[1])
 
     def logits(self, rows: "Dataset") -> "np.ndarray":
         """Return what the suspect says, (N, C)."""
