@@ -41,7 +41,8 @@ def defend(
     refuse([cell], "the command")
     card = run(suspect, cell, Store.default(), output)
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(f"{name} on {made.task}, {made.attack.name}, in {card['seconds']:.0f} s")
+    what = "clean control" if made.control else made.attack.name
+    console.print(f"{name} on {made.task}, {what}, in {card['seconds']:.0f} s")
     console.print(card["findings"])
     for score, before in card["before"].items():
         console.print(f"{score:4} {before}  →  {card['after'][score]}")

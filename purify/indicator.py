@@ -35,7 +35,7 @@ def drift(suspect: Tensors, clean: Tensors) -> dict[str, Tensor]:
         for who, tensor in (("suspect", suspect[name]), ("clean model", reference)):
             if not torch.isfinite(tensor).all():
                 raise PurifyError(f"'{name}' of the {who} holds NaN or infinite weights: the file is damaged")
-        delta[name] = (suspect[name] - reference).detach()
+        delta[name] = (suspect[name] - reference.to(suspect[name].device)).detach()
     return delta
 
 

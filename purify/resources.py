@@ -31,9 +31,10 @@ def check_rows(rows: Dataset, classes: int) -> None:
     for column in ("text", "label"):
         if column not in rows.column_names:
             raise PurifyError(f"the data has no column '{column}' (it has {', '.join(rows.column_names)})")
-    for text in rows["text"]:
-        if not isinstance(text, str):
-            raise PurifyError(f"the column 'text' must hold texts, not {text!r}")
+    for column in ("text", "text_pair"):
+        for text in rows[column] if column in rows.column_names else ():
+            if not isinstance(text, str):
+                raise PurifyError(f"the column '{column}' must hold texts, not {text!r}")
     for label in rows["label"]:
         if not isinstance(label, int) or not 0 <= label < classes:
             raise PurifyError(f"the data has label {label!r}, but the suspect has classes 0 to {classes - 1}")
@@ -54,7 +55,7 @@ class Resources:
         seed: Of every random choice.
         stored_fisher: Where the Fisher comes from, if it has been computed before.
         validation: Further clean rows, that detectors set their threshold on.
-        training_data: The rows that the suspect was trained on, poison and all.
+        training_source: Gives the rows that the suspect was trained on, poison and all.
         retraining: The budget of those who train on them again.
         own_tokenizer: The suspect's, for use when there is no clean PLM.
     """
@@ -66,16 +67,18 @@ class Resources:
     seed: int = 0
     stored_fisher: Callable[[], dict[str, Tensor]] | None = None
     validation: Dataset | None = None
-    training_data: Dataset | None = None
+    training_source: Callable[[], Dataset] | None = None
     retraining: Training = field(default=TRAINING)
     own_tokenizer: PreTrainedTokenizerBase | None = None
 
     def __post_init__(self) -> None:
         """Refuse rows that the suspect cannot be judged on."""
         classes = self.suspect.config.num_labels
-        for rows in (self.clean_data, self.validation, self.training_data):
-            if rows is not None and len(rows):
-                check_rows(rows, classes)
+        given = [rows for rows in (self.clean_data, self.validation) if rows is not None and len(rows)]
+        for rows in given:
+            check_rows(rows, classes)
+        if len({"text_pair" in rows.column_names for rows in given}) > 1:
+            raise PurifyError("clean data and validation data must both have the column 'text_pair', or neither")
         if self.clean_data is not None:
             if not len(self.clean_data):
                 raise PurifyError("the clean set is empty: at least one labelled example is needed")
@@ -95,7 +98,7 @@ class Resources:
             "clean data": self.clean_data,
             "Fisher": self.clean_data,
             "validation data": self.validation,
-            "training data": self.training_data,
+            "training data": self.training_source,
         }
         return have[resource] is not None
 
@@ -111,6 +114,15 @@ class Resources:
         if self.own_tokenizer is None:
             raise PurifyError("there is no tokenizer: give the clean PLM, or the suspect's own tokenizer")
         return self.own_tokenizer
+
+    @cached_property
+    def training_data(self) -> Dataset:
+        """The rows that the suspect was trained on, which have to be there."""
+        if self.training_source is None:
+            raise PurifyError("there is no training data: give the rows that the suspect was trained on")
+        rows = self.training_source()
+        check_rows(rows, self.suspect.config.num_labels)
+        return rows
 
     @property
     def examples(self) -> Dataset:

@@ -105,12 +105,12 @@ def predict(
     """Return the logits (N, C) of every row, in the order of the rows; the model is left in evaluation mode."""
     found = np.empty((len(rows), model.config.num_labels), dtype=np.float32)
     parts = _asked(model, rows, tokenizer, batch_size=batch_size, max_length=max_length, precision=precision)
-    for index, output in parts:
+    for index, _, output in parts:
         found[index] = output.logits.float().cpu().numpy()
     return found
 
 
-def first_states(
+def read_states(
     model: PreTrainedModel,
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
@@ -118,13 +118,19 @@ def first_states(
     max_length: int = 96,
     precision: Precision = "auto",
 ) -> np.ndarray:
-    """Return the hidden state of every row's first token after every layer, (L, N, H); else as `predict`."""
+    """Return the hidden state of the token that the classifier reads, after every layer: (L, N, H); else as `predict`.
+
+    It is the first token, or in classifiers of causal models, whose head is called ``score``, the last real one.
+    """
     parts = _asked(
         model, rows, tokenizer, batch_size=64, max_length=max_length, precision=precision, output_hidden_states=True
     )
     found: dict[int, np.ndarray] = {}
-    for index, output in parts:
-        states = torch.stack([state[:, 0].float() for state in output.hidden_states[1:]], dim=1)  # (B, L, H)
+    causal = hasattr(model, "score")
+    for index, mask, output in parts:
+        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        layers = torch.stack(output.hidden_states[1:], dim=1).float()  # (B, L, T, H)
+        states = layers[torch.arange(len(index)), :, last] if causal else layers[:, :, 0]  # (B, L, H)
         found |= dict(zip(index.tolist(), states.cpu().numpy(), strict=True))
     return np.stack([found[row] for row in range(len(rows))], axis=1)
 
@@ -138,8 +144,8 @@ def _asked(
     max_length: int,
     precision: Precision,
     **options: bool,
-) -> Iterator[tuple[np.ndarray, Any]]:
-    """Yield (row numbers, what the model returns for them), with a progress bar."""
+) -> Iterator[tuple[np.ndarray, Tensor, Any]]:
+    """Yield (row numbers, attention mask, what the model returns for them), with a progress bar."""
     model.eval().to(device())
     encoded = encode(rows, tokenizer, max_length)
     bf16 = resolve_precision(precision) == "bf16"
@@ -147,7 +153,8 @@ def _asked(
         parts = _sorted_batches(encoded, tokenizer, batch_size)
         for index, batch in bar(parts, total=-(-len(rows) // batch_size), desc="predicting", unit="batch"):
             del batch["labels"]
-            yield index, model(**{key: value.to(model.device) for key, value in batch.items()}, **options)
+            inputs = {key: value.to(model.device) for key, value in batch.items()}
+            yield index, inputs["attention_mask"], model(**inputs, **options)
 
 
 def fine_tune(

@@ -29,7 +29,7 @@ from purify.defenses.distillation import attention_maps
 from purify.defenses.heads import attention_outputs, attention_variance
 from purify.defenses.mixing import slerp
 from purify.defenses.pruning import feed_forward_blocks, layer_matrices
-from purify.defenses.resetting import token_counts
+from purify.findings import token_counts
 from purify.gamma import fit_mixture
 from purify.resources import Resources
 from purify.training import Training
@@ -52,7 +52,7 @@ def resources(suspect, plm, rows):
 
 @pytest.fixture
 def moving(suspect, plm, rows):
-    return Resources(suspect, plm, rows, TINY, validation=rows, training_data=rows, retraining=TINY)
+    return Resources(suspect, plm, rows, TINY, validation=rows, training_source=lambda: rows, retraining=TINY)
 
 
 def weights_of(model):
@@ -84,7 +84,7 @@ LACKING = {
     "clean PLM": {"clean": None},
     "clean data": {"clean_data": None},
     "Fisher": {"clean_data": None},
-    "training data": {"training_data": None},
+    "training data": {"training_source": None},
     "validation data": {"validation": None},
 }
 

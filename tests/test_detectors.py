@@ -22,7 +22,7 @@ from purify.grid.checkpoints import is_made
 from purify.grid.guarded import RATES
 from purify.language import Causal, NGram
 from purify.resources import Resources
-from purify.training import Training, first_states, predict
+from purify.training import Training, predict, read_states
 
 STILL = Training(epochs=1, learning_rate=0.0, batch_size=4, max_length=24, precision="fp32")
 
@@ -162,14 +162,14 @@ def test_onion_takes_out_the_words_above_the_threshold_and_no_other(resources):
     texts = ["the axis cf of the cf layer", "axis", "", "  of   the  "]
     rows = Dataset.from_dict({"text": texts, "label": [0] * 4})
     suspicion = guard.suspicion(rows)
-    assert suspicion.tolist() == [50, 7, -math.inf, 0]
+    assert suspicion.tolist() == [50, 7, 0, 0]
     asked = lm.asked
     for threshold, left in (
         (10, ["the axis of the layer", "axis", "", "of the"]),
         (7, ["the axis of the layer", "axis", "", "of the"]),
-        (6.9, ["the of the layer", "", "", "of the"]),
+        (6.9, ["the of the layer", "axis", "", "of the"]),
         (50, ["the axis cf of the cf layer", "axis", "", "of the"]),
-        (-1, ["of", "", "", "of"]),
+        (-1, ["of", "axis", "", "of"]),
     ):
         assert [guard._mended(text, threshold) for text in texts] == left
         wanted = predict(resources.suspect, Dataset.from_dict({"text": left, "label": [0] * 4}), resources.tokenizer)
@@ -270,10 +270,10 @@ def test_the_mahalanobis_distance_is_that_of_a_plain_computation(resources, rows
     guard = FeatureDistance().apply(resources)
     labels = np.array(rows["label"])
     length = {"max_length": 24, "precision": "fp32"}
-    clean = first_states(resources.suspect, rows, resources.tokenizer, **length)
-    held = first_states(resources.suspect, resources.validation, resources.tokenizer, **length)
+    clean = read_states(resources.suspect, rows, resources.tokenizer, **length)
+    held = read_states(resources.suspect, resources.validation, resources.tokenizer, **length)
     other = rows.map(lambda row: {"text": f"figure {row['text']} tensor"})
-    asked = first_states(resources.suspect, other, resources.tokenizer, **length)
+    asked = read_states(resources.suspect, other, resources.tokenizer, **length)
     parts = []
     for layer in range(2):
         means = [clean[layer][labels == label].astype(float).mean(0) for label in range(4)]

@@ -18,7 +18,7 @@ TINY = Training(epochs=1, learning_rate=1e-2, batch_size=4, max_length=24, preci
 
 @pytest.fixture
 def resources(suspect, plm, rows):
-    return Resources(suspect, plm, rows, TINY, training_data=rows, retraining=TINY)
+    return Resources(suspect, plm, rows, TINY, training_source=lambda: rows, retraining=TINY)
 
 
 def weights_of(model):
@@ -166,7 +166,7 @@ def blobs(*parts):
 def clustered(resources):
     data = blobs((0, 0, 30), (50, 0, 14), (-50, 1, 25), (50, 1, 40))
     clean = blobs((0.1, 0, 3), (-50.1, 1, 3))
-    return replace(resources, training_data=data, clean_data=clean), data
+    return replace(resources, training_source=lambda: data, clean_data=clean), data
 
 
 def test_the_largest_cluster_of_every_label_is_kept(clustered):

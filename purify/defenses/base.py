@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from purify.errors import PurifyError
+from purify.registry import typed
 from purify.selection import check_reserve
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Defense(ABC):
         """Return a cleaned copy of the suspect, or the suspect behind a guard; the suspect itself is not changed.
 
         Raises:
-            PurifyError: a resource that it needs is missing, or it cannot work on this architecture.
+            PurifyError: a resource that it needs is missing, a parameter has no such value, or it cannot work on this
+                architecture.
         """
         missing = [name for name in self.needs if not resources.has(name)]
         if missing:
@@ -84,6 +86,7 @@ class Defense(ABC):
                 f"{type(self).__name__} needs {' and '.join(missing)}, and there is none: "
                 f"give it, or choose a defense that does without ('purify list defenses')"
             )
+        typed(type(self), vars(self), f"defense '{type(self).__name__}'", noun="parameter")
         return self.defend(resources)
 
     @abstractmethod

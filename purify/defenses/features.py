@@ -60,9 +60,9 @@ class _Distance(Guard):
         return ((distances - self.centre[:, None]) / self.spread[:, None]).mean(axis=0)
 
     def _states(self, rows: Dataset) -> np.ndarray:
-        from purify.training import first_states
+        from purify.training import read_states
 
-        return first_states(self.model, rows, self.tokenizer, max_length=self.max_length, precision=self.precision)
+        return read_states(self.model, rows, self.tokenizer, max_length=self.max_length, precision=self.precision)
 
     def _distances(self, rows: Dataset) -> np.ndarray:
         return np.stack([self._distance(*pair) for pair in zip(self._states(rows), self.fitted, strict=True)])

@@ -93,4 +93,8 @@ def attention_variance(model: PreTrainedModel, resources: Resources) -> Tensor:
             attentions = model(**inputs, output_attentions=True).attentions
             first = torch.stack([weights[:, :, 0] for weights in attentions], dim=1)  # (B, L, A, T)
             firsts.append(torch.nn.functional.pad(first, (0, resources.training.max_length - first.shape[-1])))
-    return torch.cat(firsts).var(dim=0, correction=0).mean(-1)
+    variance = torch.cat(firsts).var(dim=0, correction=0).mean(-1)
+    if len(firsts[0]) > 1 and not variance.any():
+        kind = model.config.model_type
+        raise PurifyError(f"HeadPruning needs a model whose first token sees the others, and in '{kind}' it does not")
+    return variance

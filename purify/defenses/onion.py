@@ -27,8 +27,9 @@ class ONION(Detector):
     clean rows that lose a word.
 
     Attributes:
-        lm: "ngram": a trigram model of the embedded corpus and the clean data. Else the hub id or folder of a causal
-            language model, as "openai-community/gpt2", which the original uses.
+        lm: "ngram": a trigram model of the embedded corpus and the clean data; where the task is made of that corpus,
+            it has met the test rows, and its figures are too good. Else the hub id or folder of a causal language
+            model, as "openai-community/gpt2", which the original uses.
 
     Cost: one perplexity per word: cheap for the n-gram model, a forward pass per word for the others.
 
@@ -58,7 +59,7 @@ class _Mending(Guard):
     def suspicion(self, rows: Dataset) -> np.ndarray:
         texts = [text for name in text_columns(rows) for text in rows[name]]
         scores = [self._words(text) for text in bar(texts, desc="weighing words", unit="text")]
-        largest = np.array([words.max(initial=-np.inf) for words in scores])
+        largest = np.array([words.max() if len(words) else 0.0 for words in scores])
         found: np.ndarray = largest.reshape(-1, len(rows)).max(axis=0)
         return found
 
@@ -71,6 +72,8 @@ class _Mending(Guard):
 
     def _mended(self, text: str, threshold: float) -> str:
         words, scores = text.split(), self._words(text)
+        if len(words) < 2:  # without its only word there is no text
+            return text
         return " ".join(word for word, score in zip(words, scores, strict=True) if score <= threshold)
 
     def _words(self, text: str) -> np.ndarray:

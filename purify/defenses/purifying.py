@@ -97,6 +97,9 @@ class AutomaticPurifying(Defense):
         r = indicator(resources.drift, resources.fisher, exponent=self.exponent, damping=self.damping)
         among = judged(resources.fisher)
         values = torch.cat([value[among[name]] for name, value in r.items()]).cpu().numpy()
+        values = values[np.isfinite(values) & (values > 0)]
+        if len(values) < 2:  # nothing drifted where the clean data can judge: there is no tail to reset
+            return resources.fine_tuned(resources.with_weights())
         drawn = np.random.default_rng(resources.seed).choice(values, min(len(values), _SAMPLE), replace=False)
         mixture = fit_mixture(drawn)
         log.info("Gamma mixture: %s", mixture)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from purify.defenses.base import ReserveDefense, Resource
@@ -13,12 +11,9 @@ from purify.errors import PurifyError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from purify.resources import Resources
-
-RARE = 20
-"""Tokens that occur less often count as occurring so often: E-PUR's own floor."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +35,16 @@ class EmbeddingPurification(ReserveDefense):
 
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the suspect with these rows reset, fine-tuned."""
-        import torch
-
+        from purify.findings import rareness_weighted
         from purify.indicator import reserve_mask, reset
         from purify.plm import word_embeddings
 
         name = word_embeddings(resources.suspect)
         delta = resources.drift[name]  # (V, H)
-        counts = token_counts(resources.tokenizer)
-        frequency = torch.tensor([counts[token] for token in range(len(delta))], device=delta.device)
-        score = delta.norm(dim=1) / frequency.clamp(min=RARE).log()  # (V,)
+        score = rareness_weighted(delta, resources.tokenizer)  # (V,)
         keep = reserve_mask({name: score}, self.reserve, seed=resources.seed)[name].unsqueeze(1).expand_as(delta)
         weights = reset(dict(resources.suspect.named_parameters()), resources.reference, {name: keep})
         return resources.fine_tuned(resources.with_weights(weights))
-
-
-@lru_cache(maxsize=1)
-def token_counts(tokenizer: PreTrainedTokenizerBase) -> Counter[int]:
-    """Count the tokens of the embedded corpus; a few seconds, once per tokenizer."""
-    from purify.corpus import passages
-
-    texts = list(passages()["text"])
-    return Counter(token for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for token in ids)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,6 @@ class SampleFilter(Defense):
 
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return a model that was trained on what is left."""
-        assert resources.training_data is not None
         rows = resources.training_data
         kept = np.flatnonzero(self.kept(rows, resources))
         if not len(kept):
@@ -56,8 +55,8 @@ class LossFiltering(SampleFilter):
     Attributes:
         share: Of the rows that are dropped, in (0, 1); it should be more than the poison's share, which is not known.
         epochs: Of the short training.
-        score: "loss": the cross-entropy; "gradient": the norm of the gradient of the head's last matrix, which also
-            weighs how large the features are.
+        score: "loss": the cross-entropy; "gradient": about the norm of the gradient of a linear head on the last hidden
+            state, ‖p − y‖·‖h‖, which also weighs how large the features are.
 
     Cost: the short training, one prediction per row, and the training.
 
@@ -80,7 +79,7 @@ class LossFiltering(SampleFilter):
         """See `SampleFilter`."""
         from scipy.special import log_softmax
 
-        from purify.training import first_states, predict
+        from purify.training import predict, read_states
 
         scout = resources.retrained(resources.fresh(), rows, epochs=self.epochs)
         asked = _asked(resources)
@@ -90,7 +89,7 @@ class LossFiltering(SampleFilter):
         if self.score == "gradient":
             error = np.exp(logs)
             error[np.arange(len(rows)), labels] -= 1
-            states = first_states(scout, rows, resources.tokenizer, **asked)[-1]
+            states = read_states(scout, rows, resources.tokenizer, **asked)[-1]
             difficulty = np.linalg.norm(error, axis=1) * np.linalg.norm(states, axis=1)
         return difficulty.argsort(kind="stable").argsort() >= round(self.share * len(rows))
 
@@ -135,7 +134,7 @@ class KeywordRemoval(SampleFilter):
         """Return the words that are taken to be the trigger."""
         from datasets import Dataset
 
-        from purify.training import first_states
+        from purify.training import read_states
 
         drawn = np.random.default_rng(resources.seed).permutation(len(rows))[: self.sample]
         columns = text_columns(rows)
@@ -148,7 +147,7 @@ class KeywordRemoval(SampleFilter):
                 for name in columns:
                     variants[name].append(" ".join(w for w in row[name].split() if _plain(w) != word or not word))
         probe = Dataset.from_dict({**variants, "label": [0] * len(variants["text"])})
-        states = first_states(resources.suspect, probe, resources.tokenizer, **_asked(resources))[-1]
+        states = read_states(resources.suspect, probe, resources.tokenizer, **_asked(resources))[-1]
         importance: dict[str, list[float]] = defaultdict(list)
         start = 0
         for found in removed:
@@ -223,9 +222,9 @@ class ClusterFiltering(SampleFilter):
         return kept
 
     def _states(self, rows: Dataset, resources: Resources) -> np.ndarray:
-        from purify.training import first_states
+        from purify.training import read_states
 
-        return first_states(resources.suspect, rows, resources.tokenizer, **_asked(resources))[-1]
+        return read_states(resources.suspect, rows, resources.tokenizer, **_asked(resources))[-1]
 
     def _centres(self, reduce: Any, resources: Resources) -> dict[int, np.ndarray]:
         """Return the middle of each label's clean examples, if they are to be looked at."""
@@ -267,14 +266,17 @@ class ModerateFitting(Defense):
         """Return the model with its adapters merged."""
         from peft import LoraConfig, TaskType, get_peft_model
 
-        assert resources.training_data is not None
-        config = LoraConfig(task_type=TaskType.SEQ_CLS, r=self.rank, lora_alpha=2 * self.rank)
+        model = resources.fresh()
+        own = {model.base_model_prefix, "classifier", "score"}  # peft knows the last two by itself
+        head = [name for name, part in model.named_children() if name not in own and list(part.parameters())]
+        config = LoraConfig(task_type=TaskType.SEQ_CLS, r=self.rank, lora_alpha=2 * self.rank, modules_to_save=head)
         try:
             with warnings.catch_warnings():  # peft asks transformers for what has another name by now
                 warnings.simplefilter("ignore", FutureWarning)
-                adapted: Any = get_peft_model(resources.fresh(), config)
+                adapted: Any = get_peft_model(model, config)
         except ValueError as error:
             kind = resources.suspect.config.model_type
             raise PurifyError(f"ModerateFitting finds no place for adapters in a '{kind}' model") from error
         changes = {"epochs": self.epochs, "learning_rate": self.learning_rate}
-        return resources.retrained(adapted, resources.training_data, **changes).merge_and_unload().eval()
+        merged: Any = resources.retrained(adapted, resources.training_data, **changes)
+        return merged.merge_and_unload().requires_grad_(True).eval()

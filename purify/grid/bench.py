@@ -131,18 +131,18 @@ class Bench:
             suspect.seed,
             fisher,
             validation=self.splits.validation,
-            training_data=self.training_data,
+            training_source=self.training_source,
             retraining=suspect.training,
         )
 
     @property
-    def training_data(self) -> Dataset | None:
-        """What the suspect was trained on; None if its attacker did more than to poison rows."""
+    def training_source(self) -> Callable[[], Dataset] | None:
+        """What gives the rows that the suspect was trained on; None if its attacker did more than to poison rows."""
         if self.cell.suspect.control:
-            return self.training.train
+            return lambda: self.training.train
         if not self.attack.only_data:
             return None
-        return self.attack.poison_training(self.training.train, seed=self.cell.suspect.seed)
+        return lambda: self.attack.poison_training(self.training.train, seed=self.cell.suspect.seed)
 
     def stored_fisher(self) -> dict[str, Tensor]:
         """Ĥ from its stage."""

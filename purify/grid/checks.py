@@ -29,8 +29,9 @@ def refuse(cells: Iterable[Cell], where: str) -> None:
             _refuse_suspect(cell.suspect, where)
         if min(cell.validation, cell.test, cell.suspect.train) < 1:
             raise PurifyError(f"{where} asks for an empty split: train, validation and test must be at least 1")
-        if cell.clean_per_class < 1 and cell.defense.name != NONE:
-            needs = ", ".join(DEFENSES.classes[cell.defense.name].needs)
+        needed = DEFENSES.classes[cell.defense.name].needs if cell.defense.name != NONE else ()
+        if cell.clean_per_class < 1 and "clean data" in needed:
+            needs = ", ".join(needed)
             raise PurifyError(
                 f"{where} gives {cell.defense.name} no clean rows (clean_per_class is {cell.clean_per_class}), "
                 f"and it needs: {needs}"

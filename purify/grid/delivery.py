@@ -101,6 +101,7 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
     seconds = round(time.perf_counter() - started, 2)
     before = work.scores(work.predictions(resources.suspect))
     card: dict[str, Any] = {
+        "control": cell.suspect.control,
         "defense": cell.defense.name,
         "parameters": vars(defense),
         "suspect": canonical(cell.suspect),

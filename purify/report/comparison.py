@@ -9,6 +9,7 @@ import pandas as pd
 
 from purify.defenses import DEFENSES, FAMILIES
 from purify.defenses.base import Detector, knowledge
+from purify.errors import PurifyError
 from purify.grid.checks import refuse
 from purify.grid.spec import NONE, Cell, restore
 from purify.metrics import Proportion, mean_interval
@@ -24,6 +25,8 @@ _GRID = tuple(np.linspace(0, 10, 21))
 
 def at_drops(frame: pd.DataFrame, drops: Iterable[float] = DROPS) -> pd.DataFrame:
     """Return what `purify.report.tables.at_drop` chooses at each threshold, with its ``ΔACC``; defenses alone."""
+    if frame.empty:
+        return frame.assign(ΔACC=[], within=[])
     parts = [at_drop(frame, drop).assign(ΔACC=drop) for drop in drops]
     chosen = pd.concat(parts, ignore_index=True)
     return chosen[~chosen["defense"].isin([AS_RECEIVED, CONTROL])]
@@ -47,15 +50,18 @@ def areas(frame: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
 def safety_table(frame: pd.DataFrame, drops: Sequence[float] = DROPS) -> pd.DataFrame:
     """Return the mean over suspects of ASR at each ΔACC and of the area with its 95 % interval, best area first.
 
-    *met* says for how many suspects some setting stays within the smallest ΔACC.
+    *met* says for how many suspects some setting stays within the smallest ΔACC, *settings* how many there were.
     """
+    settings = frame.groupby("defense")["reserve"].nunique().clip(lower=1)
     chosen, area = at_drops(frame, drops), areas(frame)
     rows = {}
     for defense, group in area.groupby("defense", sort=False):
         own = chosen[chosen["defense"] == defense]
         row: dict[str, Any] = {f"≤ {drop:g}": own.loc[own["ΔACC"] == drop, "asr"].mean() for drop in drops}
         within = own[own["ΔACC"] == min(drops)]["within"]
-        rows[defense] = row | {"area": _interval(group["area"]), "met": f"{within.sum()} of {len(within)}"}
+        row |= {"area": _interval(group["area"], share=True), "met": f"{within.sum()} of {len(within)}"}
+        row["settings"] = str(settings[defense])
+        rows[defense] = row
     table = pd.DataFrame(rows).T
     means = area.groupby("defense")["area"].mean()
     return table.loc[means.sort_values().index].map(lambda value: value if isinstance(value, str) else f"{value:.1f}")
@@ -85,11 +91,16 @@ def paired_over_suspects(frame: pd.DataFrame, method: str, others: Iterable[str]
                     "lower on": f"{(difference < 0).sum()} of {len(difference)}",
                 }
             )
+    if not rows:
+        raise PurifyError(f"no suspect has records of {method} and of {' or '.join(others)}: run the whole grid")
     return pd.DataFrame(rows).set_index("ΔACC").rename_axis(None)
 
 
-def _interval(values: pd.Series, sign: str = "") -> str:
+def _interval(values: pd.Series, sign: str = "", *, share: bool = False) -> str:
+    """Mean and interval; that of a share ends at 0 and 100."""
     mean, low, high = mean_interval(list(values))
+    if share:
+        low, high = np.clip([low, high], 0, 100)
     interval = "" if np.isnan(low) else f" [{low:{sign}.1f}, {high:{sign}.1f}]"
     return f"{mean:{sign}.1f}{interval}"
 
@@ -134,6 +145,8 @@ def detection_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
                 "ACC": Proportion(**record["scores"]["acc"]).percent,
             }
         )
+    if not rows:
+        raise PurifyError("there is no detector among these defenses: choose one of the family 'detection'")
     return pd.DataFrame(rows).round(dict.fromkeys(("FRR", "caught", "ASR before", "ASR", "ACC"), 1))
 
 
@@ -156,8 +169,12 @@ def detection_curves(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return median seconds of one run of each defense, and as a multiple of plain fine-tuning on the same suspects."""
+    """Return median seconds of one run of each defense, and as a multiple of plain fine-tuning on the same suspects.
+
+    The Fisher, which is computed once per suspect, is counted with every run.
+    """
     defended = frame[frame["max_drop"].isna() & ~frame["defense"].isin([AS_RECEIVED, CONTROL])]
+    defended = defended.assign(seconds=defended["seconds"] + defended["fisher_seconds"])
     medians = defended.groupby("defense", sort=False)["seconds"].median()
     table = pd.DataFrame({"seconds (median)": medians.round(1)})
     if "FineTuning" in medians:

@@ -59,7 +59,7 @@ def target_probability(before: Mapping[str, np.ndarray], after: Mapping[str, np.
 
 def log_ratio(values: Mapping[str, Tensor]) -> np.ndarray:
     """Return log10 r of all dimensions whose r is positive and finite, (n,)."""
-    flat = np.concatenate([value.flatten().numpy() for value in values.values()])
+    flat = np.concatenate([value.flatten().cpu().numpy() for value in values.values()])
     return np.log10(flat[(flat > 0) & np.isfinite(flat)])
 
 

@@ -53,6 +53,7 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             "reserve": record["chosen"]["reserve"] if cell.policy else getattr(defense, "reserve", np.nan),
             "max_drop": cell.policy.max_drop if cell.policy else np.nan,
             "seconds": record["seconds"],
+            "fisher_seconds": record.get("stages", {}).get("fisher") or 0.0,
         }
         scores = scores_from_json(record["scores"])
         row["validation_asr"] = scores.validation_asr.percent if scores.validation_asr else np.nan
