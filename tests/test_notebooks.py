@@ -7,6 +7,7 @@ import yaml
 
 from purify import PurifyError
 from purify.attacks import FAMILIES
+from purify.defenses import FAMILIES as DEFENSE_FAMILIES
 from purify.grid import experiment, load_grid, variants
 from purify.registry import parse_assignments
 from purify.report.book import run_if_changed
@@ -191,3 +192,26 @@ def test_every_attack_runs_from_its_notebook(page, family, task, plm_folder, par
     for attacks, options in runs if "Paraphrase" in names else runs[:1]:
         chosen = {"task": task, "plm": str(plm_folder), "attacks": attacks, "options": options}
         run_notebook(notebook, tiny | chosen, tmp_path / f"{len(attacks)}.ipynb")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["docstrings", "docstring_pairs"])
+@pytest.mark.parametrize(
+    ("page", "families"),
+    [
+        ("09-pruning", ["fine-tuning", "pruning"]),
+        ("10-mixing", ["mixing and resetting"]),
+        ("11-distillation", ["distillation"]),
+        ("12-detection", ["detection"]),
+        ("13-robust-learning", ["robust learning"]),
+        ("14-beyond", ["purifying"]),
+    ],
+)
+def test_every_defense_runs_from_its_notebook(page, families, task, plm_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PURIFY_STORE", str(tmp_path / "store"))
+    tiny = yaml.safe_load((ROOT / "book" / "smoke.yml").read_text(encoding="utf-8"))[page]
+    quick = {"RAP": "RAP epochs=1", "KeywordRemoval": "KeywordRemoval sample=8"}
+    names = [cls.__name__ for family in families for cls in DEFENSE_FAMILIES[family]]
+    chosen = {"task": task, "plm": str(plm_folder), "defenses": [quick.get(name, name) for name in names]}
+    run_notebook(ROOT / "notebooks" / f"{page}.ipynb", tiny | chosen, tmp_path / f"{page}.ipynb")
