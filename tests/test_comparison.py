@@ -82,11 +82,11 @@ def test_methods_are_compared_on_the_same_suspects(frame):
 def test_every_defense_stands_in_the_table_of_what_it_must_know():
     table = comparison.knowledge_table()
     assert list(table.index) == list(DEFENSES.classes)
-    assert table.loc["FineTuning", "clean PLM"] == ""
-    assert table.loc["FineMixing", "clean PLM"] == "yes"
-    assert table.loc["STRIP", "access at inference"] == "yes"
+    assert table.loc["FineTuning", "PLM"] == ""
+    assert table.loc["FineMixing", "PLM"] == "yes"
+    assert table.loc["STRIP", "inputs"] == "yes"
     assert table.loc["STRIP", "result"] == "guard"
-    assert table.loc["KeywordRemoval", "training data"] == "yes"
+    assert table.loc["KeywordRemoval", "training"] == "yes"
     assert set(table["family"]) == set(FAMILIES)
 
 

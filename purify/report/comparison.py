@@ -50,7 +50,7 @@ def areas(frame: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
 def safety_table(frame: pd.DataFrame, drops: Sequence[float] = DROPS) -> pd.DataFrame:
     """Return the mean over suspects of ASR at each ΔACC and of the area with its 95 % interval, best area first.
 
-    *met* says for how many suspects some setting stays within the smallest ΔACC, *settings* how many there were.
+    *met* says for how many suspects some setting stays within the smallest ΔACC, *tried* how many there were.
     """
     settings = frame.groupby("defense")["reserve"].nunique().clip(lower=1)
     chosen, area = at_drops(frame, drops), areas(frame)
@@ -60,7 +60,7 @@ def safety_table(frame: pd.DataFrame, drops: Sequence[float] = DROPS) -> pd.Data
         row: dict[str, Any] = {f"≤ {drop:g}": own.loc[own["ΔACC"] == drop, "asr"].mean() for drop in drops}
         within = own[own["ΔACC"] == min(drops)]["within"]
         row |= {"area": _interval(group["area"], share=True), "met": f"{within.sum()} of {len(within)}"}
-        row["settings"] = str(settings[defense])
+        row["tried"] = str(settings[defense])
         rows[defense] = row
     table = pd.DataFrame(rows).T
     means = area.groupby("defense")["area"].mean()
@@ -99,10 +99,19 @@ def paired_over_suspects(frame: pd.DataFrame, method: str, others: Iterable[str]
 def _interval(values: pd.Series, sign: str = "", *, share: bool = False) -> str:
     """Mean and interval; that of a share ends at 0 and 100."""
     mean, low, high = mean_interval(list(values))
-    if share:
-        low, high = np.clip([low, high], 0, 100)
+    if share and not np.isnan(low):
+        return f"{mean:.1f} [{max(low, 0):.0f}, {min(high, 100):.0f}]"
     interval = "" if np.isnan(low) else f" [{low:{sign}.1f}, {high:{sign}.1f}]"
     return f"{mean:{sign}.1f}{interval}"
+
+
+_SHORT = {
+    "clean data": "clean",
+    "clean PLM": "PLM",
+    "training data": "training",
+    "validation data": "validation",
+    "access at inference": "inputs",
+}
 
 
 def knowledge_table(families: Iterable[str] = tuple(FAMILIES)) -> pd.DataFrame:
@@ -112,10 +121,7 @@ def knowledge_table(families: Iterable[str] = tuple(FAMILIES)) -> pd.DataFrame:
         for cls in FAMILIES[family]:
             has = knowledge(cls)
             row = {"family": family}
-            row |= {
-                need: "yes" if need in has else ""
-                for need in ("clean data", "clean PLM", "training data", "validation data", "access at inference")
-            }
+            row |= {short: "yes" if need in has else "" for need, short in _SHORT.items()}
             rows[cls.__name__] = row | {"result": "guard" if issubclass(cls, Detector) else "model"}
     return pd.DataFrame(rows).T
 
