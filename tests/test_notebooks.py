@@ -195,7 +195,6 @@ def test_every_attack_runs_from_its_notebook(page, family, task, plm_folder, par
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["docstrings", "docstring_pairs"])
 @pytest.mark.parametrize(
     ("page", "families"),
     [
@@ -207,11 +206,12 @@ def test_every_attack_runs_from_its_notebook(page, family, task, plm_folder, par
         ("14-beyond", ["purifying"]),
     ],
 )
-def test_every_defense_runs_from_its_notebook(page, families, task, plm_folder, tmp_path, monkeypatch):
+def test_every_defense_runs_from_its_notebook_on_pairs(page, families, plm_folder, tmp_path, monkeypatch):
+    """Single texts: the smoke runs, and tests/test_defend.py."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PURIFY_STORE", str(tmp_path / "store"))
     tiny = yaml.safe_load((ROOT / "book" / "smoke.yml").read_text(encoding="utf-8"))[page]
     quick = {"RAP": "RAP epochs=1", "KeywordRemoval": "KeywordRemoval sample=8"}
     names = [cls.__name__ for family in families for cls in DEFENSE_FAMILIES[family]]
-    chosen = {"task": task, "plm": str(plm_folder), "defenses": [quick.get(name, name) for name in names]}
+    chosen = {"task": "docstring_pairs", "plm": str(plm_folder), "defenses": [quick.get(name, name) for name in names]}
     run_notebook(ROOT / "notebooks" / f"{page}.ipynb", tiny | chosen, tmp_path / f"{page}.ipynb")
