@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -99,8 +99,9 @@ class KeywordRemoval(SampleFilter):
     """BKI: find the words that move the suspect's hidden state most, drop the rows that hold them, and train again.
 
     The importance of a word in a row is the largest change of any unit of the last layer's first state when the word
-    is left out. Over a sample of the rows, a word is the more suspicious the larger its mean importance and the more
-    rows share it: mean · log₂(1 + count). The most suspicious words are taken to be the trigger.
+    is left out. Over a sample of rows, a word is the more suspicious the larger its mean importance and the more rows
+    count it, unless nearly all rows hold it: mean · log₂(1 + count) · (1 − share of the rows that hold it). The most
+    suspicious words are taken to be the trigger.
 
     Attributes:
         sample: Rows that are looked at, drawn at random.
@@ -155,7 +156,11 @@ class KeywordRemoval(SampleFilter):
             for index in change.argsort()[::-1][: self.top]:
                 importance[found[index]].append(float(change[index]))
             start += 1 + len(found)
-        score = {word: np.mean(values) * np.log2(1 + len(values)) for word, values in importance.items()}
+        holding = Counter(word for found in removed for word in found)
+        score = {
+            word: np.mean(values) * np.log2(1 + len(values)) * (1 - holding[word] / len(removed))
+            for word, values in importance.items()
+        }
         return set(sorted(score, key=score.__getitem__, reverse=True)[: self.words])
 
 
