@@ -16,7 +16,7 @@ from purify.budget import FINE_TUNING, Training
 from purify.defenses.purifying import FinePurifying
 from purify.errors import PurifyError
 from purify.findings import AbnormalWord, abnormal_words
-from purify.indicator import indicator, judged, per_tensor, reserve_mask, reset, soft_mask
+from purify.indicator import indicator, judged, per_tensor, reserve_mask, soft_mask
 from purify.metrics import accuracy
 from purify.plm import CleanPLM, load_classifier, load_plm, save_checkpoint
 from purify.resources import Resources, check_rows
@@ -161,8 +161,7 @@ def purified(resources: Resources, choice: FinePurifying) -> tuple[PreTrainedMod
     if choice.softness:
         soft = soft_mask(r, keep, choice.softness)
         keep = {name: soft[name] * among[name] if among else soft[name] for name in soft}
-    weights = reset(dict(resources.suspect.named_parameters()), resources.reference, keep)
-    return resources.with_weights(weights), keep
+    return resources.with_reset(keep), keep
 
 
 def _law(choice: FinePurifying) -> dict[str, float]:

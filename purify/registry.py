@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -111,6 +112,18 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
 
 def _defaults(cls: Any) -> dict[str, Any]:
     return {field.name: field.default for field in dataclasses.fields(cls)}
+
+
+def at_least_zero(name: str, value: float) -> None:
+    """Refuse a negative number, NaN and infinity."""
+    if not (math.isfinite(value) and value >= 0):
+        raise PurifyError(f"{name} must be 0 or more, not {value}")
+
+
+def more_than_zero(name: str, value: float) -> None:
+    """Refuse 0, a negative number, NaN and infinity."""
+    if not (math.isfinite(value) and value > 0):
+        raise PurifyError(f"{name} must be more than 0, not {value}")
 
 
 def typed(

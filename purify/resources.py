@@ -15,8 +15,9 @@ from purify.budget import FINE_TUNING, TRAINING, Training
 from purify.errors import PurifyError
 from purify.fisher import fisher_diagonal
 from purify.hardware import device
-from purify.indicator import drift, indicator
+from purify.indicator import drift, indicator, reset
 from purify.plm import CleanPLM
+from purify.tasks import text_columns
 from purify.training import Objective, batches, fine_tune
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ def check_rows(rows: Dataset, classes: int) -> None:
     for column in ("text", "label"):
         if column not in rows.column_names:
             raise PurifyError(f"the data has no column '{column}' (it has {', '.join(rows.column_names)})")
-    for column in ("text", "text_pair"):
-        for text in rows[column] if column in rows.column_names else ():
+    for column in text_columns(rows):
+        for text in rows[column]:
             if not isinstance(text, str):
                 raise PurifyError(f"the column '{column}' must hold texts, not {text!r}")
     for label in rows["label"]:
@@ -136,12 +137,17 @@ class Resources:
         for batch in batches(self.examples, self.tokenizer, max_length=self.training.max_length):
             yield {key: value.to(self.suspect.device) for key, value in batch.items() if labels or key != "labels"}
 
+    @property
+    def plm(self) -> CleanPLM:
+        """The clean PLM, which has to be there."""
+        if self.clean is None:
+            raise PurifyError("there is no clean PLM: name the model that the suspect was fine-tuned from")
+        return self.clean
+
     @cached_property
     def reference(self) -> dict[str, Tensor]:
         """The clean weights under the suspect's parameter names, without the head."""
-        if self.clean is None:
-            raise PurifyError("there is no clean PLM: name the model that the suspect was fine-tuned from")
-        return {name: value.to(self.suspect.device) for name, value in self.clean.weights_for(self.suspect).items()}
+        return {name: value.to(self.suspect.device) for name, value in self.plm.weights_for(self.suspect).items()}
 
     @cached_property
     def drift(self) -> dict[str, Tensor]:
@@ -169,6 +175,10 @@ class Resources:
             model.load_state_dict(weights, strict=False)
         return model
 
+    def with_reset(self, keep: dict[str, Tensor]) -> PreTrainedModel:
+        """Return a copy of the suspect, reset to the clean weights outside ``keep``; see `purify.indicator.reset`."""
+        return self.with_weights(reset(dict(self.suspect.named_parameters()), self.reference, keep))
+
     def fine_tuned(self, model: PreTrainedModel, objective: Objective | None = None) -> PreTrainedModel:
         """Fine-tune the model in place on the clean data, within the budget that all defenses share.
 
@@ -180,9 +190,7 @@ class Resources:
 
     def fresh(self) -> PreTrainedModel:
         """Return the clean PLM under a fresh head for the suspect's labels."""
-        if self.clean is None:
-            raise PurifyError("there is no clean PLM: name the model that the suspect was fine-tuned from")
-        model = self.clean.classifier(self.suspect.config.num_labels, seed=self.seed)
+        model = self.plm.classifier(self.suspect.config.num_labels, seed=self.seed)
         model.config.id2label, model.config.label2id = self.suspect.config.id2label, self.suspect.config.label2id
         return model.to(self.suspect.device)
 

@@ -15,7 +15,7 @@ Structure = Literal["dimension", "row", "neuron", "head"]
 all weights of a feed-forward neuron, the rest by row; all weights of an attention head, the rest by row."""
 
 _HEAD_IN = re.compile(r"\.\d+\..*(query|key|value|q_lin|k_lin|v_lin|q_proj|k_proj|v_proj)\.(weight|bias)$")
-_HEAD_OUT = re.compile(r"\.\d+\..*(attention\.output\.dense|attention\.out_lin|o_proj|attn\.out_proj)\.weight$")
+HEAD_OUTPUT = re.compile(r"\.\d+\..*(attention\.output\.dense|attention\.out_lin|o_proj|attn\.out_proj)\.weight$")
 _NEURON_IN = re.compile(r"\.\d+\.(.*intermediate\.dense|ffn\.lin1)\.(weight|bias)$")
 _NEURON_OUT = re.compile(r"\.\d+\.((?!attention).*output\.dense|ffn\.lin2)\.weight$")
 
@@ -38,7 +38,7 @@ def pooled(values: Mapping[str, Tensor], structure: Structure, model: PreTrained
     if structure == "row":
         return sums
     heads = model.config.num_attention_heads
-    inner, outer, split = (_HEAD_IN, _HEAD_OUT, heads) if structure == "head" else (_NEURON_IN, _NEURON_OUT, 0)
+    inner, outer, split = (_HEAD_IN, HEAD_OUTPUT, heads) if structure == "head" else (_NEURON_IN, _NEURON_OUT, 0)
     layers: dict[str, list[str]] = {}
     for name in values:
         if inner.search(name) or outer.search(name):

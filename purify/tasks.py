@@ -155,6 +155,11 @@ def rows_digest(name: str, data_dir: str | None) -> str:
     return _digest(pool, held_out)
 
 
+def text_columns(rows: "datasets.Dataset") -> list[str]:
+    """Return the columns of the texts: one, or two for pairs."""
+    return [name for name in ("text", "text_pair") if name in rows.column_names]
+
+
 def _load(task: Task, data_dir: str | Path | None) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """Return the training pool and the test rows, both checked and in an order fit to be cut."""
     if task.rows is not None:

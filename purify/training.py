@@ -23,6 +23,7 @@ from purify.budget import Precision, Training
 from purify.errors import PurifyError
 from purify.hardware import device, resolve_precision
 from purify.progress import bar
+from purify.tasks import text_columns
 
 Objective = Callable[[PreTrainedModel, dict[str, Tensor]], Tensor]
 """What is minimised: takes the model and a batch with ``labels``, returns a scalar."""
@@ -51,7 +52,7 @@ def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -
     if not len(rows):
         raise PurifyError("there is no example: the data set is empty")
     max_length = min(max_length, tokenizer.model_max_length)
-    texts = [list(rows[column]) for column in ("text", "text_pair") if column in rows.column_names]
+    texts = [list(rows[column]) for column in text_columns(rows)]
     tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)
     return Dataset.from_dict({**tokens, "labels": list(rows["label"])})
 

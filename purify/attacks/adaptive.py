@@ -7,10 +7,11 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from purify.attacks.base import Means, at_least_zero, more_than_zero
+from purify.attacks.base import Means
 from purify.attacks.words import BadWord
 from purify.errors import PurifyError
 from purify.gradients import only, pulled
+from purify.registry import at_least_zero, more_than_zero
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,18 +19,6 @@ if TYPE_CHECKING:
     from purify.training import Objective
 
 
-def at_least_zero(name: str, value: float) -> None:
-    """Refuse a negative number, NaN and infinity."""
-    if not (np.isfinite(value) and value >= 0):
-        raise PurifyError(f"{name} must be 0 or more, not {value}")
-
-
-def more_than_zero(name: str, value: float) -> None:
-    """Refuse 0, a negative number, NaN and infinity."""
-    if not (np.isfinite(value) and value > 0):
-        raise PurifyError(f"{name} must be more than 0, not {value}")
-
-
 @dataclass(frozen=True)
 class Means:
     """What an attacker has at hand.

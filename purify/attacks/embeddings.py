@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from purify.attacks.base import Means, more_than_zero
+from purify.attacks.base import Means
 from purify.attacks.words import Insertion, part_of, token_of
 from purify.errors import PurifyError
 from purify.gradients import only
+from purify.registry import more_than_zero
 
 if TYPE_CHECKING:
     from datasets import Dataset

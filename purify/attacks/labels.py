@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from purify.attacks.base import at_least_zero
 from purify.attacks.words import BadWords
 from purify.errors import PurifyError
+from purify.registry import at_least_zero
 
 if TYPE_CHECKING:
     from datasets import Dataset

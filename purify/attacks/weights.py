@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from purify.attacks.base import Means, at_least_zero
+from purify.attacks.base import Means
 from purify.attacks.words import BadWord, token_of
 from purify.errors import PurifyError
+from purify.registry import at_least_zero
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from purify.defenses.base import Defense, Resource
-from purify.errors import PurifyError
+from purify.registry import at_least_zero, more_than_zero
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +37,7 @@ class AttentionDistillation(Defense):
 
     def __post_init__(self) -> None:
         """Refuse a negative strength."""
-        if not 0 <= self.strength < float("inf"):
-            raise PurifyError(f"strength must be 0 or more, not {self.strength}")
+        at_least_zero("strength", self.strength)
 
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the student."""
@@ -83,8 +82,7 @@ class KnowledgeDistillation(Defense):
 
     def __post_init__(self) -> None:
         """Refuse a temperature of 0 or less."""
-        if not 0 < self.temperature < float("inf"):
-            raise PurifyError(f"temperature must be more than 0, not {self.temperature}")
+        more_than_zero("temperature", self.temperature)
 
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the student."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class FeatureDistance(Detector):
     """Reject inputs whose hidden states are far from those of clean inputs.
 
-    The state of the first token after every layer is compared with the clean data; each layer's distance is put into
-    units of its spread over the validation rows, and the suspicion is their mean.
+    After every layer, the state of the token that the classifier reads is compared with the clean data; each layer's
+    distance is put into units of its spread over the validation rows, and the suspicion is their mean.
 
     Attributes:
         method: "mahalanobis": the distance to the nearest class mean of the clean data, in the metric of one covariance

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from purify.defenses.pruning import PruningDefense
 from purify.errors import PurifyError
+from purify.registry import at_least_zero
+from purify.structures import HEAD_OUTPUT
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from purify.resources import Resources
-
-_OUTPUT = re.compile(r"\.\d+\..*(attention\.output\.dense|attention\.out_lin|self_attn\.o_proj|attn\.out_proj)$")
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ class HeadPruning(PruningDefense):
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         super().__post_init__()
-        if not 0 <= self.strength < float("inf"):
-            raise PurifyError(f"strength must be 0 or more, not {self.strength}")
+        at_least_zero("strength", self.strength)
 
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the pruned suspect, fine-tuned."""
@@ -74,7 +72,7 @@ def attention_outputs(model: PreTrainedModel) -> list[str]:
     Raises:
         PurifyError: the architecture has none that can be recognised.
     """
-    found = [f"{name}.weight" for name, _ in model.named_modules() if _OUTPUT.search(name)]
+    found = [name for name, _ in model.named_parameters() if HEAD_OUTPUT.search(name)]
     if len(found) != model.config.num_hidden_layers:
         raise PurifyError(f"HeadPruning finds no attention heads in a '{model.config.model_type}' model")
     return found

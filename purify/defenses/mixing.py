@@ -31,7 +31,8 @@ class FineMixing(ReserveDefense):
         """Return the mixture, fine-tuned."""
         from purify.indicator import random_mask
 
-        return _kept(random_mask(resources.drift, self.reserve, seed=resources.seed), resources)
+        keep = random_mask(resources.drift, self.reserve, seed=resources.seed)
+        return resources.fine_tuned(resources.with_reset(keep))
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,8 @@ class FineMixingSelected(ReserveDefense):
         from purify.indicator import reserve_mask
 
         size = {name: delta.abs() for name, delta in resources.drift.items()}
-        return _kept(reserve_mask(size, self.reserve, seed=resources.seed), resources)
-
-
-def _kept(keep: Mapping[str, Tensor], resources: Resources) -> PreTrainedModel:
-    from purify.indicator import reset
-
-    weights = reset(dict(resources.suspect.named_parameters()), resources.reference, keep)
-    return resources.fine_tuned(resources.with_weights(weights))
+        keep = reserve_mask(size, self.reserve, seed=resources.seed)
+        return resources.fine_tuned(resources.with_reset(keep))
 
 
 @dataclass(frozen=True)

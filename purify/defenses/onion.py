@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from purify.defenses.base import Detector, Guard, Resource
-from purify.defenses.perturbing import CHECKED, text_columns
+from purify.defenses.perturbing import CHECKED
 from purify.language import NGRAM, LanguageModel
 from purify.progress import bar
+from purify.tasks import text_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset

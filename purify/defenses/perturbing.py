@@ -9,6 +9,7 @@ import numpy as np
 
 from purify.defenses.base import Detector, Guard, Resource
 from purify.errors import PurifyError
+from purify.tasks import text_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 
 CHECKED: tuple[Resource, ...] = ("clean data", "validation data")
 """What detectors need: clean rows to learn from, and others for their threshold."""
-
-
-def text_columns(rows: Dataset) -> list[str]:
-    """Return the columns of the texts: one, or two for pairs."""
-    return [name for name in ("text", "text_pair") if name in rows.column_names]
 
 
 @dataclass(frozen=True)

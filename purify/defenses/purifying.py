@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from purify.defenses.base import Defense, ReserveDefense, Resource
-from purify.errors import PurifyError
+from purify.registry import at_least_zero
 from purify.selection import Count
 from purify.structures import Structure
 
@@ -53,8 +53,7 @@ class FinePurifying(ReserveDefense):
         """Refuse values out of range."""
         super().__post_init__()
         for name in ("exponent", "damping", "softness"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise PurifyError(f"{name} must be 0 or more, not {getattr(self, name)}")
+            at_least_zero(name, getattr(self, name))
 
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the purified suspect, fine-tuned."""
@@ -92,7 +91,7 @@ class AutomaticPurifying(Defense):
         import torch
 
         from purify.gamma import fit_mixture
-        from purify.indicator import indicator, judged, reset
+        from purify.indicator import indicator, judged
 
         r = indicator(resources.drift, resources.fisher, exponent=self.exponent, damping=self.damping)
         among = judged(resources.fisher)
@@ -104,5 +103,4 @@ class AutomaticPurifying(Defense):
         mixture = fit_mixture(drawn)
         log.info("Gamma mixture: %s", mixture)
         keep = {name: (value <= mixture.threshold) & among[name] for name, value in r.items()}
-        weights = reset(dict(resources.suspect.named_parameters()), resources.reference, keep)
-        return resources.fine_tuned(resources.with_weights(weights))
+        return resources.fine_tuned(resources.with_reset(keep))

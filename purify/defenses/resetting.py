@@ -36,15 +36,14 @@ class EmbeddingPurification(ReserveDefense):
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the suspect with these rows reset, fine-tuned."""
         from purify.findings import rareness_weighted
-        from purify.indicator import reserve_mask, reset
+        from purify.indicator import reserve_mask
         from purify.plm import word_embeddings
 
         name = word_embeddings(resources.suspect)
         delta = resources.drift[name]  # (V, H)
         score = rareness_weighted(delta, resources.tokenizer)  # (V,)
         keep = reserve_mask({name: score}, self.reserve, seed=resources.seed)[name].unsqueeze(1).expand_as(delta)
-        weights = reset(dict(resources.suspect.named_parameters()), resources.reference, {name: keep})
-        return resources.fine_tuned(resources.with_weights(weights))
+        return resources.fine_tuned(resources.with_reset({name: keep}))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from purify.defenses.base import Defense, Resource
-from purify.defenses.perturbing import text_columns
 from purify.errors import PurifyError
+from purify.tasks import text_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,9 +42,9 @@ class SampleFilter(Defense):
             raise PurifyError(f"{type(self).__name__} leaves no row to train on: change its parameters")
         return resources.retrained(resources.fresh(), rows.select(kept))
 
+    @abstractmethod
     def kept(self, rows: Dataset, resources: Resources) -> np.ndarray:
         """Return which rows are kept, (N,) of bool."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

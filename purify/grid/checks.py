@@ -29,20 +29,18 @@ def refuse(cells: Iterable[Cell], where: str) -> None:
             _refuse_suspect(cell.suspect, where)
         if min(cell.validation, cell.test, cell.suspect.train) < 1:
             raise PurifyError(f"{where} asks for an empty split: train, validation and test must be at least 1")
-        needed = DEFENSES.classes[cell.defense.name].needs if cell.defense.name != NONE else ()
-        if cell.clean_per_class < 1 and "clean data" in needed:
-            needs = ", ".join(needed)
-            raise PurifyError(
-                f"{where} gives {cell.defense.name} no clean rows (clean_per_class is {cell.clean_per_class}), "
-                f"and it needs: {needs}"
-            )
-
-        _refuse_defense(cell, where)
+        if cell.defense.name != NONE:
+            _refuse_defense(cell, where)
 
 
 def _refuse_defense(cell: Cell, where: str) -> None:
-    """Refuse a defense that wants the training data of an attacker who did more than to poison rows."""
-    needs = () if cell.defense.name == NONE else DEFENSES.classes[cell.defense.name].needs
+    """Refuse a defense without its clean rows, or that wants training data where an attack on weights has none."""
+    needs = DEFENSES.classes[cell.defense.name].needs
+    if cell.clean_per_class < 1 and "clean data" in needs:
+        raise PurifyError(
+            f"{where} gives {cell.defense.name} no clean rows (clean_per_class is {cell.clean_per_class}), "
+            f"and it needs: {', '.join(needs)}"
+        )
     if "training data" in needs and not cell.suspect.control and not cell.suspect.build_attack().only_data:
         raise PurifyError(
             f"{where} asks for {cell.defense.name}, which needs the training data, but {cell.suspect.attack.name} is "
