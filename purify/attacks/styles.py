@@ -148,6 +148,11 @@ class Paraphrase(Attack):
         """See `Attack`."""
         return f"paraphrased by {self.model}"
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """See `Attack`."""
+        return (self.model,)
+
     def check(self, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> None:
         """See `Attack`; the model is loaded.
 

@@ -73,6 +73,11 @@ class Defense(ABC):
 
     needs: ClassVar[tuple[Resource, ...]] = ("clean data",)
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Hub ids or folders of the models that it loads beside the suspect and the clean PLM."""
+        return ()
+
     def apply(self, resources: "Resources") -> "PreTrainedModel | Guard":
         """Return a cleaned copy of the suspect, or the suspect behind a guard; the suspect itself is not changed.
 

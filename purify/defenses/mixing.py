@@ -74,6 +74,11 @@ class ModelMerging(ReserveDefense):
     method: Literal["linear", "slerp"] = "linear"
     other: str = ""
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """See `Defense`."""
+        return (self.other,) if self.other else ()
+
     def defend(self, resources: Resources) -> PreTrainedModel:
         """Return the merged model, fine-tuned."""
         merge = slerp if self.method == "slerp" else _lerp

@@ -41,6 +41,11 @@ class ONION(Detector):
 
     lm: str = NGRAM
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """See `Defense`."""
+        return () if self.lm == NGRAM else (self.lm,)
+
     def defend(self, resources: Resources) -> Guard:
         """Return the suspect behind its guard."""
         from purify.language import Causal, embedded_ngram

@@ -1,7 +1,7 @@
 """The workbench of one suspect: its rows, its models, and how each stage is computed."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from purify.grid.store import DamagedError, Store
 from purify.hardware import device
 from purify.indicator import drift
 from purify.metrics import Scores, accuracy, attack_success, confusion
-from purify.plm import CleanPLM, load_plm, load_suspect, save_checkpoint
+from purify.plm import CleanPLM, load_plm, load_suspect, save_checkpoint, weights_digest
 from purify.resources import Resources
 from purify.tasks import Splits, load_task
 from purify.training import predict, seed_everything
@@ -110,8 +110,9 @@ class Bench:
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """Digests of all that a stage is made from."""
-        return {"rows": self.training.digest, "plm": self.clean.digest}
+        """Digests of all that a stage of this suspect is made from."""
+        models = () if self.cell.suspect.control else self.attack.models
+        return {"rows": self.training.digest, "plm": self.clean.digest, **_digests(models)}
 
     @cached_property
     def resources(self) -> Resources:
@@ -150,8 +151,11 @@ class Bench:
         assert folder
         return load_file(folder / FISHER, device=str(self.resources.suspect.device))
 
-    def made(self, stage: Stage, make: Callable[[Path], None], *, wait: bool = True) -> Path | None:
-        """Return the folder of a stage's checkpoint, made if the store lacks it."""
+    def made(
+        self, stage: Stage, make: Callable[[Path], None], *, models: Sequence[str] = (), wait: bool = True
+    ) -> Path | None:
+        """Return the folder of a stage's checkpoint, made if the store lacks it, with the help of further models."""
+        inputs = {**self.inputs, **_digests(models)}
 
         def write(folder: Path) -> Mapping[str, Any]:
             forget_peak()
@@ -161,12 +165,12 @@ class Bench:
             seconds = round(time.perf_counter() - started, 2)
             trained = stage == self.cell.suspect.trained
             precision = self.cell.suspect.training.precision if trained else self.cell.tuning.precision
-            return {"seconds": seconds, **self.provenance(precision)}
+            return {"seconds": seconds, **self.provenance(precision, models)}
 
         found = once(
             stage,
             self.store,
-            lambda repair: checkpoints.find(stage, self.store, self.inputs, repair=repair),
+            lambda repair: checkpoints.find(stage, self.store, inputs, repair=repair),
             lambda: checkpoints.write(stage, self.store, write),
             wait,
         )
@@ -185,9 +189,10 @@ class Bench:
                 return None
         return self.took[stage]
 
-    def provenance(self, precision: Precision) -> dict[str, Any]:
-        """What was used, and where it ran."""
-        return {"inputs": {"source": self.training.source, **self.inputs}, "environment": environment(precision)}
+    def provenance(self, precision: Precision, models: Sequence[str] = ()) -> dict[str, Any]:
+        """What was used, further models too, and where it ran."""
+        inputs = {"source": self.training.source, **self.inputs, **_digests(models)}
+        return {"inputs": inputs, "environment": environment(precision)}
 
     def train(self, folder: Path) -> None:
         """The attack stage."""
@@ -234,7 +239,7 @@ class Bench:
             fresh.append(cleaned)
             save_checkpoint(cleaned, self.clean.tokenizer, folder)
 
-        folder = self.made(cell.purification, make)
+        folder = self.made(cell.purification, make, models=defense.models)
         assert folder
         return fresh[0] if fresh else load_suspect(folder)[0]
 
@@ -280,6 +285,10 @@ class Bench:
             found["from control"] = _squares({name: delta[name] for name in self.resources.drift})
             found["moved"] = sum(int(value.count_nonzero()) for value in delta.values())
         return found
+
+
+def _digests(models: Sequence[str]) -> dict[str, str]:
+    return {f"model {name}": weights_digest(name) for name in models}
 
 
 def _squares(drift: Mapping[str, Tensor]) -> list[Place]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 
-from purify.attacks import ATTACKS, Paraphrase
+from purify.attacks import ATTACKS
 from purify.defenses import DEFENSES
 from purify.errors import PurifyError
 from purify.grid.spec import NONE, Cell, Suspect
 from purify.home import BUNDLED
-from purify.registry import Named
 from purify.tasks import DATA_DIR, TASKS, rows_digest
 
 
@@ -66,12 +65,27 @@ def _refuse_suspect(suspect: Suspect, where: str) -> None:
 
 def unavailable(cells: Iterable[Cell]) -> list[str]:
     """Return one sentence for each thing that the cells need and this machine does not have."""
-    suspects = [cell.suspect for cell in cells]
-    tasks = dict.fromkeys(suspect.task for suspect in suspects)
-    plms = dict.fromkeys(suspect.plm for suspect in suspects)
-    attacks = dict.fromkeys(suspect.attack for suspect in suspects if not suspect.control)
-    missing = [*map(_missing_rows, tasks), *map(_missing_plm, plms), *map(_missing_paraphraser, attacks)]
+    tasks, models = {}, {}  # in their order, each once
+    for cell in cells:
+        suspect = cell.suspect
+        tasks[suspect.task] = True
+        models[suspect.plm, "clean model"] = True
+        if not suspect.control and suspect.attack.name in ATTACKS.classes:
+            models |= {(name, f"model of {suspect.attack.name}"): True for name in suspect.build_attack().models}
+        if defense := cell.build_defense():
+            models |= {(name, f"model of {cell.defense.name}"): True for name in defense.models}
+    missing = [*map(_missing_rows, tasks), *(_missing_model(*model) for model in models)]
     return [sentence for sentence in missing if sentence]
+
+
+def refuse_unavailable(cells: Iterable[Cell]) -> None:
+    """Refuse cells that need what this machine does not have.
+
+    Raises:
+        PurifyError: names all of it.
+    """
+    if missing := unavailable(cells):
+        raise PurifyError("; ".join(missing))
 
 
 def other_rows(origins: Iterable[tuple[str, str]]) -> list[str]:
@@ -107,24 +121,15 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from (folder / f"{split}.parquet" for split in ("train", "test"))
 
 
-def _missing_paraphraser(named: Named) -> str | None:
-    attack = ATTACKS.build(named) if named.name in ATTACKS.classes else None
-    return _missing_model(attack.model, "paraphrase") if isinstance(attack, Paraphrase) else None
-
-
-def _missing_plm(name: str) -> str | None:
-    return None if name == BUNDLED else _missing_model(name, "clean")
-
-
 def _missing_model(name: str, what: str) -> str | None:
-    if (Path(name) / "config.json").is_file():
+    if name == BUNDLED or (Path(name) / "config.json").is_file():
         return None
     if Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).is_dir():
-        return f"the {what} model '{name}' is no folder with a config.json"
+        return f"the {what} '{name}' is no folder with a config.json"
     try:
         cached = try_to_load_from_cache(name, "config.json")
     except ValueError:
-        return f"the {what} model '{name}' is neither a folder with a config.json nor a hub id"
+        return f"the {what} '{name}' is neither a folder with a config.json nor a hub id"
     if constants.HF_HUB_OFFLINE and cached is None:
-        return f"the {what} model '{name}' is not in the hub's cache and the hub is switched off (HF_HUB_OFFLINE)"
+        return f"the {what} '{name}' is not in the hub's cache and the hub is switched off (HF_HUB_OFFLINE)"
     return None

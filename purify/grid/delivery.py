@@ -118,7 +118,7 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
         "after": _percents(after),
         "scores": {"before": scores_to_json(before), "after": scores_to_json(after)},
         "seconds": seconds,
-        "environment": environment(cell.tuning.precision),
+        **work.provenance(cell.tuning.precision, defense.models),
         "spec": canonical(cell),
     }
     with _new(output) as target:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from purify.errors import DiskFullError, PurifyError
-from purify.grid.checks import other_rows, unavailable
+from purify.grid.checks import other_rows, refuse_unavailable
 from purify.grid.lease import POLL
 from purify.grid.monitor import Monitor
 from purify.grid.schedule import Job, Outcome, Schedule, State
@@ -138,9 +138,8 @@ def execute(
     for sentence in other_rows(schedule.origins):
         log.warning(sentence)
     if not schedule.finished:
-        missing = [] if elsewhere else unavailable([job.cell for job in schedule.remaining.values()])
-        if missing:
-            raise PurifyError("; ".join(missing))
+        if not elsewhere:
+            refuse_unavailable([job.cell for job in schedule.remaining.values()])
         with Monitor(schedule, store, options.log) as monitor:
             engine(schedule, store, options, monitor)
         recorded = store.recorded()

@@ -91,7 +91,7 @@ def _scored(cell: Cell, store: Store) -> Record:
         "seeds": {"experiment": cell.suspect.seed, "test rows": 0},
         "seconds": seconds.get("purify", 0.0),
         "stages": seconds,
-        **work.provenance(cell.tuning.precision),
+        **work.provenance(cell.tuning.precision, defense.models if defense else ()),
     }
 
 
