@@ -31,7 +31,9 @@ Log = Annotated[
 ]
 Only = Annotated[
     list[str] | None,
-    typer.Option(metavar="FIELD=VALUE", help="Only cells with this task, plm, attack, seed or defense; repeatable."),
+    typer.Option(
+        metavar="FIELD=VALUE", help="Only cells with this task, plm, attack, seed, defense or hash; repeatable."
+    ),
 ]
 
 _SHOWN = 200

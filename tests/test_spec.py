@@ -118,7 +118,7 @@ def test_lists_are_axes_and_thresholds_add_policies():
 def test_the_projects_grids_can_be_read(tmp_path):
     sizes = {path.stem: len(load_grid(path)) for path in GRIDS.glob("*.yml")}
     attacked, defended = {"attacks", "adaptive"}, {"defenses", "variants", "detection", "retraining"}
-    assert sizes.keys() == {"smoke", "default", "companion", "paper", *attacked, *defended}
+    assert sizes.keys() == {"smoke", "default", "companion", "tables", "paper", *attacked, *defended}
     assert sizes["smoke"] == 10
     assert sizes["default"] == 37
     paper = load_grid(GRIDS / "paper.yml")

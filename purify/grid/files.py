@@ -13,7 +13,7 @@ from purify.budget import FINE_TUNING, TRAINING, Training
 from purify.defenses import DEFENSES
 from purify.errors import PurifyError
 from purify.grid.checks import refuse
-from purify.grid.spec import NOTHING, Cell, Policy, Suspect
+from purify.grid.spec import NOTHING, Cell, Policy, Suspect, fingerprint
 from purify.registry import Named, typed
 
 _KEYS = ("suspect", "attack", "seeds", "control", "defenses", "thresholds", "cell", "training", "tuning")
@@ -51,8 +51,8 @@ def load_grid(path: Path) -> list[Cell]:
 def select(cells: Iterable[Cell], conditions: Iterable[str]) -> list[Cell]:
     """Return the cells that meet all conditions ``field=value``.
 
-    Fields: task, plm, attack, seed, control, defense, clean_per_class. A field that is named several times may have
-    any of its values.
+    Fields: task, plm, attack, seed, control, defense, clean_per_class, and hash, the name of a record. A field that is
+    named several times may have any of its values.
 
     Raises:
         PurifyError: an unknown field, or no cell is left.
@@ -77,6 +77,7 @@ _FIELDS: dict[str, Callable[[Cell], str]] = {
     "control": lambda cell: str(cell.suspect.control).lower(),
     "defense": lambda cell: cell.defense.name,
     "clean_per_class": lambda cell: str(cell.clean_per_class),
+    "hash": fingerprint,
 }
 
 

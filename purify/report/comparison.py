@@ -15,21 +15,10 @@ from purify.grid.spec import NONE, Cell, restore
 from purify.metrics import Proportion, mean_interval
 from purify.registry import parse_assignments
 from purify.report.effects import shipped
-from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, as_frame, at_drop, label
-
-DROPS = (1.0, 2.0, 5.0, 10.0)
-"""The paper's thresholds ΔACC, in points."""
+from purify.report.protocol import DROPS, at_drops
+from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, as_frame, label
 
 _GRID = tuple(np.linspace(0, 10, 21))
-
-
-def at_drops(frame: pd.DataFrame, drops: Iterable[float] = DROPS) -> pd.DataFrame:
-    """Return what `purify.report.tables.at_drop` chooses at each threshold, with its ``ΔACC``; defenses alone."""
-    if frame.empty:
-        return frame.assign(ΔACC=[], within=[])
-    parts = [at_drop(frame, drop).assign(ΔACC=drop) for drop in drops]
-    chosen = pd.concat(parts, ignore_index=True)
-    return chosen[~chosen["defense"].isin([AS_RECEIVED, CONTROL])]
 
 
 def areas(frame: pd.DataFrame, score: str = "asr") -> pd.DataFrame:

@@ -15,8 +15,8 @@ from purify.metrics import mean_interval
 from purify.registry import Named
 from purify.selection import choose_reserve
 
-ONE_SUSPECT = ["task", "attack", "seed"]
-"""The columns that together name a suspect."""
+ONE_SUSPECT = ["task", "plm", "train", "attack", "seed", "clean_per_class"]
+"""The columns that together name a suspect and the clean set that it is defended with."""
 
 SCORES = ("acc", "asr", "bacc", "validation")
 CONTROL = "clean control"
@@ -29,7 +29,7 @@ def label(named: Named, *, but: str = "") -> str:
 
 
 def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row per record: task, attack, seed, defense, reserve, and each score in percent with n and interval.
+    """Return one row per record: suspect, defense, reserve, and each score in percent with n and interval.
 
     Where a policy chose the reserve ratio, ``max_drop`` is its ΔACC, else it is NaN. Hyperparameters other than
     the reserve ratio are part of the defense's name, parameters that differ from the defaults part of the attack's.
@@ -47,8 +47,11 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             name = label(cell.defense, but="reserve")
         row = {
             "task": suspect.task,
+            "plm": suspect.plm,
+            "train": suspect.train,
             "attack": label(suspect.attack),
             "seed": suspect.seed,
+            "clean_per_class": cell.clean_per_class,
             "defense": name,
             "reserve": record["chosen"]["reserve"] if cell.policy else getattr(defense, "reserve", np.nan),
             "max_drop": cell.policy.max_drop if cell.policy else np.nan,
@@ -68,7 +71,7 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def at_drop(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
-    """Return one row per task, attack, seed and defense: the reserve ratio chosen at ΔACC ≤ ``max_drop``.
+    """Return one row per suspect, clean set and defense: the reserve ratio chosen at ΔACC ≤ ``max_drop``.
 
     The choice looks at clean validation accuracy alone (`purify.selection.choose_reserve`), against that
     of the suspect as received. ``within`` says whether any ratio met the threshold. The suspect as received
@@ -85,7 +88,8 @@ def at_drop(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
             chosen.append(group.iloc[0].to_dict() | {"within": True})
             continue
         if tuple(key) not in received:
-            raise PurifyError(f"the suspect of {', '.join(map(str, key))} has no record of its own: run the whole grid")
+            named = ", ".join(f"{column} {value}" for column, value in zip(ONE_SUSPECT, key, strict=True))
+            raise PurifyError(f"the suspect of {named} has no record of its own: run the whole grid")
         by_reserve = group.assign(reserve=group["reserve"].fillna(1.0))
         accuracy = dict(zip(by_reserve["reserve"], by_reserve["validation"], strict=True))
         choice = choose_reserve(accuracy, received[tuple(key)], max_drop)

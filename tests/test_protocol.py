@@ -1,0 +1,135 @@
+"""The protocol over suspects: choices, oracle, paired tests, tables."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_comparison import BASE, record
+
+from purify import PurifyError
+from purify.defenses import DEFENSES
+from purify.grid import load_grid, select
+from purify.grid.spec import fingerprint
+from purify.home import project_root
+from purify.metrics import bootstrap_interval, mean_interval, sign_flip_p
+from purify.report import protocol
+from purify.report.tables import as_frame
+
+
+def defended(seed, clean, name, **parameters):
+    cell = replace(BASE, suspect=replace(BASE.suspect, seed=seed), clean_per_class=clean)
+    return replace(cell, defense=DEFENSES.named(name, **parameters)) if name else cell
+
+
+@pytest.fixture
+def frame():
+    """Three suspects with two clean sets each; Fine-purifying leaves 10 points less of the attack, then 2."""
+    records = []
+    for seed in range(3):
+        for clean, gain in ((2, 10), (16, 2)):
+            records += [
+                record(defended(seed, clean, None), 900, 100, 90),
+                record(defended(seed, clean, "FineMixing", reserve=0.2), 880, 50 + seed, 89),
+                record(defended(seed, clean, "FineMixing", reserve=0.4), 900, 90, 90),
+                record(defended(seed, clean, "FinePurifying", reserve=0.5), 890, 50 + seed - gain, 89),
+                record(defended(seed, clean, "FinePurifying", reserve=0.6), 895, 20, 70),
+            ]
+    return as_frame(records).assign(clean=lambda f: f["clean_per_class"] * 4)
+
+
+def test_clean_sets_of_one_suspect_are_no_suspects_of_their_own(frame):
+    found = protocol.difference(protocol.at_drops(frame, [2.0]), "FinePurifying", "FineMixing")
+    assert (found.n, found.wins, found.ties) == (3, 3, 0)
+    assert found.mean == found.low == found.high == -6
+    assert found.p == 0.25  # two of the eight sign patterns are as extreme
+
+
+def test_each_clean_set_has_its_own_choice(frame):
+    frame.loc[(frame["clean_per_class"] == 2) & (frame["reserve"] == 0.2), "validation"] = 50
+    chosen = protocol.at_drops(frame, [2.0]).query("defense == 'FineMixing'")
+    assert dict(zip(chosen["clean_per_class"], chosen["reserve"], strict=True)) == {2: 0.4, 16: 0.2}
+
+
+def test_the_oracle_looks_at_what_no_defender_sees(frame):
+    chosen = protocol.oracle_at(frame, 2.0).query("defense == 'FinePurifying'")
+    assert set(chosen["reserve"]) == {0.6}  # validation accuracy would forbid it
+    assert set(chosen["asr"]) == {20}
+    strict = protocol.oracle_at(frame, 0.1).query("defense == 'FinePurifying'")
+    assert not strict["within"].any()
+    assert set(strict["reserve"]) == {0.6}  # the most accurate one
+
+
+def test_what_lacks_a_method_is_left_out_of_all(frame):
+    short = frame[~((frame["defense"] == "FineMixing") & (frame["seed"] == 1))]
+    kept = protocol.complete(short, ["FineMixing", "FinePurifying"])
+    assert set(kept["seed"]) == {0, 2}
+    assert len(kept) == 20
+
+
+def test_methods_without_a_common_suspect_are_not_compared(frame):
+    chosen = protocol.at_drops(frame)
+    assert protocol.difference(chosen, "FinePurifying", "Wanda").n == 0
+    with pytest.raises(PurifyError, match="no suspect has records of FinePurifying and another"):
+        protocol.differences_table(chosen, "FinePurifying", ["Wanda"])
+    table = protocol.differences_table(chosen, "FinePurifying", ["FineMixing", "Wanda"])
+    assert list(table.index) == ["1", "2", "5", "10"]
+    assert table.loc["2", "difference in ASR"] == "-6.0 [-6.0, -6.0]"
+    assert table.loc["2", "lower on"] == "3 of 3"
+
+
+def test_tables_by_attack_and_by_size(frame):
+    chosen = protocol.at_drops(frame, [2.0])
+    table = protocol.main_table(chosen[chosen["clean"] == 64])
+    assert table.loc[("docstrings", "BadWord")].to_dict() == {
+        "FineMixing": "51.0",
+        "FinePurifying": "49.0",
+        "seeds": "3",
+    }
+    assert table.loc[("all", ""), "FineMixing"].startswith("51.0 [50.")
+    sizes = protocol.by_size(chosen)
+    assert list(sizes.index) == [8, 64]
+    assert sizes["suspects"].tolist() == ["3", "3"]
+    assert sizes.loc[8, "FinePurifying"].startswith("41.0 [")
+
+
+def test_the_bootstrap_interval_covers_as_often_as_it_says():
+    """200 samples of 30 values: the mean 0 lies inside in about 95 % of them (bounds of four standard errors)."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        _, low, high = bootstrap_interval(rng.exponential(size=30) - 1)
+        inside += low <= 0 <= high
+    assert 0.86 <= inside / 200 <= 0.99
+    mean, low, high = bootstrap_interval([1.0, 2.0, 6.0])
+    assert (mean, low, high) == (3.0, 1.0, 6.0)
+    assert np.isnan(bootstrap_interval([1.0])[1])
+    with pytest.raises(PurifyError, match="no value to average"):
+        bootstrap_interval([])
+    assert mean_interval([1.0, 2.0, 6.0])[2] > high  # the cautious one
+
+
+def test_the_sign_flip_test_is_exact_for_few_pairs():
+    values = [3.0, 1.0, 2.0, 4.0, -1.0]
+    signs = np.array(np.meshgrid(*[[1, -1]] * 5)).reshape(5, -1).T
+    means = np.abs((signs * values).mean(axis=1))
+    assert sign_flip_p(values) == pytest.approx((means >= np.mean(values)).mean())
+    assert np.isnan(sign_flip_p([]))
+
+
+def test_the_command_repeats_one_cell():
+    cell = next(
+        cell for cell in load_grid(project_root() / "book" / "grids" / "tables.yml") if cell.defense.name != "none"
+    )
+    command = protocol.repeat_command(record(cell, 900, 50, 90))
+    condition = command.split()[-1]
+    assert condition == f"hash={fingerprint(cell)}"
+    assert select(load_grid(project_root() / command.split()[3]), [condition]) == [cell]
+
+
+def test_what_is_shipped_has_what_the_tables_are_sorted_by():
+    frame = protocol.tables_frame(conditions=["task=ag_news", "attack=BiasSent", "seed=0", "clean_per_class=16"])
+    assert set(frame["kind"]) == {"bias"}
+    assert set(frame["form"]) == {"single sentence"}
+    assert set(frame["clean"]) == {64}
+    assert isinstance(protocol.main_table(protocol.at_drops(frame, [5.0])), pd.DataFrame)
