@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from purify import cli_attack, cli_defend, cli_grid
+from purify import cli_attack, cli_defend, cli_grid, cli_report
 from purify.errors import PurifyError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_grid.app, name="grid")
+app.add_typer(cli_report.app, name="report")
 app.command()(cli_attack.attack)
 app.command()(cli_defend.defend)
 

@@ -1,4 +1,4 @@
-"""One tidy table of all records, for whatever the reader analyses it with."""
+"""Records and tables for other programs: CSV, Parquet, LaTeX."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from purify.grid.folder import telling_full_disks
 from purify.grid.spec import Cell, fingerprint, restore
 from purify.grid.store import Record, Store, records_of
 from purify.metrics import Proportion
+from purify.report.protocol import at_drops, main_table
+from purify.report.tables import AS_RECEIVED, CONTROL
 
 MEASURED = ("purify_seconds", "evaluate_seconds", "peak_memory_mib", "finished")
 """The columns that differ from one run of a cell to the next; all others are the same on one machine."""
@@ -92,3 +94,30 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _json(value: Mapping[str, Any] | Sequence[Any]) -> str:
     return json.dumps(value if isinstance(value, Mapping) else dict(value), sort_keys=True, ensure_ascii=False)
+
+
+def latex_table(frame: pd.DataFrame, drop: float, clean: int, score: str) -> str:
+    """Return the main table (`purify.report.protocol.main_table`) as LaTeX, with a caption that says what it shows.
+
+    Args:
+        frame: Of `purify.report.protocol.tables_frame`.
+        drop: ΔACC.
+        clean: Rows of the clean set in all.
+        score: "asr", "acc" or "bacc".
+
+    Raises:
+        PurifyError: another score, or no record with a clean set of that size.
+    """
+    if score not in ("asr", "acc", "bacc"):
+        raise PurifyError(f"the score must be asr, acc or bacc, not '{score}'")
+    part = frame[frame["clean"] == clean]
+    if part.empty or set(part["defense"]) <= {AS_RECEIVED, CONTROL}:
+        sizes = ", ".join(map(str, sorted(frame["clean"].unique())))
+        raise PurifyError(f"no defense has a record with {clean} clean rows; there are sizes {sizes}")
+    plms = ", ".join(sorted(part["plm"].unique()))
+    caption = (
+        f"{score.upper()} in percent at an accepted accuracy drop of {drop:g} points with {clean} clean examples; "
+        f"clean model: {plms}. Means over seeds; last row: mean and 95\\,\\% bootstrap interval over suspects."
+    )
+    table = main_table(at_drops(part, [drop]), score)
+    return table.to_latex(caption=caption, label=f"tab:{score}-{drop:g}-{clean}", escape=True, multirow=False)

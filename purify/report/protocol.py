@@ -25,7 +25,8 @@ def tables_frame(grid: str = "tables", conditions: Iterable[str] = ()) -> pd.Dat
     """Return the shipped records of a grid as `as_frame`, with what the tables are sorted by.
 
     Further columns: ``clean``, the rows of the clean set in all; ``kind``, "backdoor" or "bias"; ``form``, "single
-    sentence" or "sentence pair"; ``peak``, memory in MiB.
+    sentence" or "sentence pair"; ``peak``, memory in MiB; ``hash``, the
+    name of the record.
 
     Args:
         grid: Its name in ``book/grids``.
@@ -36,6 +37,7 @@ def tables_frame(grid: str = "tables", conditions: Iterable[str] = ()) -> pd.Dat
     """
     records = shipped(grid, conditions)
     frame = as_frame(records)
+    frame["hash"] = [fingerprint(restore(Cell, record["spec"])) for record in records]
     frame["peak"] = [record["environment"]["peak_memory_mib"] for record in records]
     frame["clean"] = [
         per * len(TASKS[task].labels) for per, task in zip(frame["clean_per_class"], frame["task"], strict=True)
@@ -62,6 +64,12 @@ def at_drops(frame: pd.DataFrame, drops: Iterable[float] = DROPS) -> pd.DataFram
     parts = [at_drop(frame, drop).assign(ΔACC=drop) for drop in drops]
     chosen = pd.concat(parts, ignore_index=True)
     return chosen[~chosen["defense"].isin([AS_RECEIVED, CONTROL])]
+
+
+def choices(frame: pd.DataFrame, drops: Iterable[float] = DROPS) -> pd.DataFrame:
+    """Return what the tables are made of: every choice with its scores, in percent, and the name of its record."""
+    scores = ["acc", "asr", "bacc", "validation"]
+    return at_drops(frame, drops)[[*UNIT, "clean", "defense", "ΔACC", "reserve", "within", *scores, "hash"]]
 
 
 def oracle_at(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:

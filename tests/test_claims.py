@@ -1,0 +1,118 @@
+"""The claims ledger: verdicts follow the records, whatever they say."""
+
+import pytest
+from test_protocol import defended, record
+
+from purify import PurifyError
+from purify.home import project_root
+from purify.report.claims import Claim, Rule, ledger_table, load_ledger, verdict, verdicts
+from purify.report.protocol import at_drops, complete, tables_frame
+from purify.report.tables import as_frame
+
+RULE = Rule("FinePurifying", ("FineTuning", "FineMixing"), margin=5.0, suspects=4)
+CLAIM = Claim("lowest", "the lowest ASR", "somewhere", drops=(2.0,))
+
+
+def frame_of(gains, kind="backdoor"):
+    """One suspect per gain: how many points less of the attack Fine-purifying leaves than Fine-mixing."""
+    records = []
+    for seed, gain in enumerate(gains):
+        records += [
+            record(defended(seed, 16, None), 900, 100, 90),
+            record(defended(seed, 16, "FineTuning"), 900, 99, 90),
+            record(defended(seed, 16, "FineMixing", reserve=0.2), 880, 50, 89),
+            record(defended(seed, 16, "FinePurifying", reserve=0.5), 890, 50 - gain, 89),
+        ]
+    return as_frame(records).assign(clean=64, kind=kind, form="single sentence")
+
+
+@pytest.mark.parametrize(
+    ("gains", "outcome"),
+    [
+        ([10, 12, 8, 11], "replicates"),
+        ([10, 12, 8], "not enough runs"),  # too few suspects
+        ([-10, -12, -8, -11], "does not replicate"),
+        ([1, -1, 2, -2], "does not replicate"),  # 0, give or take less than the margin
+        ([40, -30, 35, -20], "not enough runs"),  # an advantage that matters is not ruled out
+        ([0, 0, 0, 0], "does not replicate"),
+    ],
+)
+def test_the_verdict_follows_the_intervals(gains, outcome):
+    found = verdict(CLAIM, RULE, frame_of(gains))
+    assert found.outcome == outcome
+    assert found.closest == "FineMixing"
+    assert found.differences["FineMixing"].n == len(gains)
+
+
+def test_every_rival_must_be_beaten():
+    frame = frame_of([10, 12, 8, 11])
+    frame.loc[frame["defense"] == "FineTuning", "asr"] = 10
+    found = verdict(CLAIM, RULE, frame)
+    assert (found.outcome, found.closest) == ("does not replicate", "FineTuning")
+
+
+def test_a_claim_is_judged_on_what_it_is_about():
+    assert verdict(Claim("b", "", "", kind="bias"), RULE, frame_of([10] * 4)).outcome == "not enough runs"
+    assert verdict(Claim("b", "", "", kind="bias"), RULE, frame_of([10] * 4, "bias")).outcome == "replicates"
+    assert verdict(Claim("b", "", "", clean=(8,)), RULE, frame_of([10] * 4)).outcome == "not enough runs"
+    assert verdict(Claim("b", "", "", form="sentence pair"), RULE, frame_of([10] * 4)).differences == {}
+
+
+def test_a_suspect_without_a_rival_does_not_count():
+    frame = frame_of([10, 12, 8, 11])
+    frame = frame[~((frame["defense"] == "FineTuning") & (frame["seed"] == 0))]
+    assert verdict(CLAIM, RULE, frame).outcome == "not enough runs"
+
+
+def test_what_was_not_measured_is_said():
+    found = verdict(Claim("law", "a law", "theory", statistic="not measured"), RULE, frame_of([10] * 4))
+    assert found.outcome == "not enough runs"
+    table = ledger_table([found, verdict(CLAIM, RULE, frame_of([10, 12, 8, 11]))])
+    assert table.loc["law", ["difference in ASR", "suspects"]].tolist() == ["", "0"]
+    assert table.loc["lowest", "difference in ASR"].startswith("-10.2 [-1")
+
+
+def test_the_projects_ledger_is_computed_from_what_is_shipped():
+    ledger = load_ledger(project_root() / "book" / "claims.yml")
+    frame = tables_frame()
+    found = verdicts(ledger, frame)
+    assert {one.claim.id for one in found} >= {
+        "lowest-at-1",
+        "lowest-with-8",
+        "lowest-biases",
+        "lowest-pairs",
+        "gamma-law",
+    }
+    methods = [ledger.rule.method, *ledger.rule.rivals]
+    by_hand = at_drops(complete(frame, methods), [5.0]).query("defense in ['FinePurifying', 'FineMixing']")
+    by_hand = by_hand.pivot_table(index=["task", "attack", "seed"], columns="defense", values="asr")
+    mean = next(one for one in found if one.claim.id == "lowest-at-5").differences["FineMixing"].mean
+    assert mean == pytest.approx((by_hand["FinePurifying"] - by_hand["FineMixing"]).mean())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("claims: []", "needs a rule and claims"),
+        ("- 1", "needs a rule and claims"),
+        (
+            "rule: {method: M, rivals: [R], margin: 5, suspects: 8}\nclaims: [{id: x}]",
+            "needs a rule and claims, each whole",
+        ),
+        ("rule: {methid: M}\nclaims: []", "unknown key 'methid'"),
+        ("rule: {method: M, rivals: [R], margin: 5, suspects: many}\nclaims: []", "must be a whole number, not 'many'"),
+        (
+            "rule: {method: M, rivals: [R], margin: 5, suspects: 8}\n"
+            "claims: [{id: x, says: s, where: w}, {id: x, says: s, where: w}]",
+            "has the claim 'x' twice",
+        ),
+        (
+            "rule: {method: M, rivals: [R], margin: 5, suspects: 8}\nclaims: [{id: x, says: s, where: w, kind: odd}]",
+            "must be one of '', 'backdoor', 'bias', not 'odd'",
+        ),
+    ],
+)
+def test_bad_ledgers(text, message, tmp_path):
+    (tmp_path / "claims.yml").write_text(text, encoding="utf-8")
+    with pytest.raises(PurifyError, match=message):
+        load_ledger(tmp_path / "claims.yml")
