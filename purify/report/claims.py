@@ -184,3 +184,9 @@ def ledger_table(found: Sequence[Verdict]) -> pd.DataFrame:
             "suspects": str(closest.n) if closest else "0",
         }
     return pd.DataFrame(rows).T
+
+
+def rivals_table(found: Sequence[Verdict]) -> pd.DataFrame:
+    """Return the difference in ASR to every rival for reading, one row per claim that has records."""
+    rows = {one.claim.id: {rival: signed(value) for rival, value in one.differences.items()} for one in found}
+    return pd.DataFrame({name: row for name, row in rows.items() if row}).T

@@ -31,7 +31,7 @@ _OTHERS = ("#56B4E9", "#CC79A7", "#8C564B", "#999999", "#B8A800", "#332288", "#8
 MARKERS = {"FineTuning": "D", "FinePruning": "^", "FineMixing": "s", "FinePurifying": "o"}
 
 
-def _colours(defenses: Iterable[str]) -> dict[str, str]:
+def palette(defenses: Iterable[str]) -> dict[str, str]:
     """Each method's own colour; others for those that have none, in their order."""
     others = itertools.cycle(_OTHERS)
     return {name: COLOURS.get(name) or next(others) for name in dict.fromkeys(defenses)}
@@ -164,7 +164,7 @@ def reserve_curves(frame: pd.DataFrame) -> Figure:
     lowest to the highest seed.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    colours = _colours(frame["defense"])
+    colours = palette(frame["defense"])
     for key, group in frame[frame["reserve"].notna()].groupby("defense", sort=False):
         defense = str(key)
         by_reserve = group.groupby("reserve")
@@ -191,7 +191,7 @@ def reserve_curves(frame: pd.DataFrame) -> Figure:
 def trade_off(frame: pd.DataFrame) -> Figure:
     """Attack success rate against clean accuracy: one point per seed and reserve ratio; lower right is better."""
     figure, axis = plt.subplots(figsize=(7, 4.2))
-    colours = _colours(frame["defense"])
+    colours = palette(frame["defense"])
     for key, group in frame.groupby("defense", sort=False):
         defense = str(key)
         line = group.groupby("reserve", dropna=False).mean(numeric_only=True).sort_index()
@@ -221,7 +221,7 @@ def pareto(chosen: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> Figur
         for _, line in means.groupby("defense"):
             axis.plot(line["paid"], line["asr"], color="#dddddd", lw=1, marker=".", zorder=1)
         names = [name for name in means["defense"].unique() if name in members]
-        for name, colour in _colours(names).items():
+        for name, colour in palette(names).items():
             line = means[means["defense"] == name]
             axis.plot(line["paid"], line["asr"], color=colour, marker=MARKERS.get(name, "v"), ms=6, label=name)
         axis.set(title=family, ylim=(-3, 103))
@@ -240,7 +240,7 @@ def rejection_curves(curves: pd.DataFrame) -> Figure:
     columns = min(len(attacks), 3)
     rows = -(-len(attacks) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(9, 2.9 * rows), sharex=True, sharey=True, squeeze=False)
-    colours = _colours(curves["detector"])
+    colours = palette(curves["detector"])
     for axis, (task, attack) in zip(axes.flat, attacks, strict=False):
         own = curves[(curves["task"] == task) & (curves["attack"] == attack)]
         for name, line in own.groupby("detector", sort=False):
