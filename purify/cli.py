@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from purify import cli_attack, cli_defend, cli_grid, cli_report
+from purify import cli_attack, cli_defend, cli_grid, cli_pretrain, cli_report
 from purify.errors import PurifyError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(cli_grid.app, name="grid")
 app.add_typer(cli_report.app, name="report")
 app.command()(cli_attack.attack)
 app.command()(cli_defend.defend)
+app.command()(cli_pretrain.pretrain)
 
 Parameters = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable.")

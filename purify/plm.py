@@ -26,6 +26,9 @@ from purify.home import BUNDLED, location
 
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+ORIGIN = "purify_origin"
+"""The setting of a model's config that says where it comes from, if that must not be forgotten."""
+
 _SAME = ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type", "max_position_embeddings")
 """Settings of an architecture that the shapes of its parameters do not show, or not clearly."""
 
@@ -57,6 +60,11 @@ class CleanPLM:
             if name not in self.absent:
                 digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def origin(self) -> str:
+        """Where the model comes from, if its checkpoint says that this must not be forgotten; else empty."""
+        return str(getattr(self.model.config, ORIGIN, ""))
 
     def weights_for(self, suspect: PreTrainedModel) -> dict[str, Tensor]:
         """Return the clean weights under the suspect's parameter names.
@@ -165,7 +173,7 @@ def load_causal(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write model (safetensors) and tokenizer as a folder that `load_suspect` reads."""
-    with _silence():
+    with silence():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -213,7 +221,7 @@ def weights_digest(name: str) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """No report of new heads and no bars from the library for work of a second."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
@@ -229,7 +237,7 @@ def _silence() -> Iterator[None]:
 def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTrainedModel, set[str]]:
     """Load a model; return it and the parameters that its checkpoint lacks."""
     try:
-        with _silence():
+        with silence():
             model, info = auto.from_pretrained(location, output_loading_info=True, **_SAFE, **options)
     except Exception as error:  # a hostile config can make the library fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

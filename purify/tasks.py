@@ -155,6 +155,14 @@ def rows_digest(name: str, data_dir: str | None) -> str:
     return _digest(pool, held_out)
 
 
+def training_texts(name: str, data_dir: str | Path | None = None) -> list[str]:
+    """Return all texts of a task's training rows, pairs as two, and none of its test rows; see `load_task`."""
+    if name not in TASKS:
+        raise PurifyError(f"unknown task '{name}': choose one of {', '.join(TASKS)}")
+    pool, _, _ = _load(TASKS[name], data_dir or os.environ.get(DATA_DIR))
+    return [text for column in pool.columns if column != "label" for text in pool[column]]
+
+
 def text_columns(rows: "datasets.Dataset") -> list[str]:
     """Return the columns of the texts: one, or two for pairs."""
     return [name for name in ("text", "text_pair") if name in rows.column_names]

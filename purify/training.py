@@ -192,7 +192,7 @@ def fine_tune(
             objective=objective,
             data_collator=DataCollatorWithPadding(tokenizer),
             train_dataset=encode(rows, tokenizer, training.max_length),
-            callbacks=[_Bar(description)],
+            callbacks=[progress_callback(description)],
         )
         trainer.remove_callback(PrinterCallback)
         result = trainer.train()
@@ -244,14 +244,17 @@ class _Trainer(Trainer):
         )
 
 
-class _Bar(TrainerCallback):
-    """Trainer's steps on our progress bar."""
+def progress_callback(description: str) -> TrainerCallback:
+    """Return what shows the steps of a Trainer on our progress bar."""
+    return _Bar(description)
 
+
+class _Bar(TrainerCallback):
     def __init__(self, description: str) -> None:
         self.description = description
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = bar(total=state.max_steps, desc=self.description, unit="step")
+        self.bar = bar(total=state.max_steps, initial=state.global_step, desc=self.description, unit="step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.bar.update()

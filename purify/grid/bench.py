@@ -112,7 +112,8 @@ class Bench:
     def inputs(self) -> dict[str, str]:
         """Digests of all that a stage of this suspect is made from."""
         models = () if self.cell.suspect.control else self.attack.models
-        return {"rows": self.training.digest, "plm": self.clean.digest, **_digests(models)}
+        origin = {"plm origin": self.clean.origin} if self.clean.origin else {}
+        return {"rows": self.training.digest, "plm": self.clean.digest, **origin, **_digests(models)}
 
     @cached_property
     def resources(self) -> Resources:

@@ -11,6 +11,7 @@ import pandas as pd
 from purify.errors import PurifyError
 from purify.grid.spec import Cell, restore
 from purify.grid.store import scores_from_json
+from purify.home import BUNDLED
 from purify.metrics import mean_interval
 from purify.registry import Named
 from purify.selection import choose_reserve
@@ -47,7 +48,7 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
             name = label(cell.defense, but="reserve")
         row = {
             "task": suspect.task,
-            "plm": suspect.plm,
+            "plm": _plm(record),
             "train": suspect.train,
             "attack": label(suspect.attack),
             "seed": suspect.seed,
@@ -68,6 +69,12 @@ def as_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     if not rows:
         raise PurifyError("there is no record to tabulate: run the grid first")
     return pd.DataFrame(rows)
+
+
+def _plm(record: Mapping[str, Any]) -> str:
+    """The clean PLM of a record, with its origin where that must not be forgotten."""
+    name, origin = record["spec"]["suspect"].get("plm", BUNDLED), record.get("inputs", {}).get("plm origin")
+    return f"{name} ({origin})" if origin else name
 
 
 def at_drop(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
