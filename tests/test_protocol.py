@@ -117,6 +117,19 @@ def test_the_sign_flip_test_is_exact_for_few_pairs():
     assert np.isnan(sign_flip_p([]))
 
 
+def test_what_two_machines_found_stands_side_by_side():
+    def on(device, asr, cell):
+        return record(cell, 900, asr, 90, environment={"device": device, "precision": "fp32"})
+
+    cell = defended(0, 16, "FineMixing", reserve=0.2)
+    again, other = replace(cell, test=20), replace(cell, validation=30)
+    table = protocol.repeated([on("A", 50, cell), on("B", 52, again), on("C", 70, other), on("A", 1, again)])
+    (row,) = table.to_dict("records")
+    assert (row["defense"], row["ρ"]) == ("FineMixing", "0.2")
+    assert (row["ASR: A, fp32"], row["ASR: B, fp32"]) == (50, 52)
+    assert protocol.repeated([on("A", 50, cell)]).empty
+
+
 def test_the_command_repeats_one_cell():
     cell = next(
         cell for cell in load_grid(project_root() / "book" / "grids" / "tables.yml") if cell.defense.name != "none"

@@ -1,7 +1,7 @@
 """The paper's protocol over many suspects: choices at ΔACC, paired tests, and what an oracle could do."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -203,6 +203,32 @@ def interval(values: Sequence[float]) -> str:
     """Return mean and 95 % bootstrap interval as text."""
     mean, low, high = bootstrap_interval(list(values))
     return f"{mean:.1f}" if np.isnan(low) else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def repeated(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return what came out where the same suspect, defense and validation rows were run on two machines.
+
+    Records are the same in this sense if their specifications differ in the number of test rows alone; the scores are
+    those of the validation rows, which both share. One row per pair, with both scores and both machines.
+    """
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for record in records:
+        cell = restore(Cell, record["spec"])
+        machine = f"{record['environment']['device']}, {record['environment']['precision']}"
+        found.setdefault(fingerprint(replace(cell, test=1)), {}).setdefault(machine, record)
+    rows = []
+    for machines in found.values():
+        if len(machines) < 2:
+            continue
+        (one, first), (other, second) = list(machines.items())[:2]
+        frames = as_frame([first, second])
+        cell = restore(Cell, first["spec"])
+        row = {"suspect": f"{cell.suspect.task}, {cell.suspect.attack.name}", "defense": frames["defense"][0]}
+        row["ρ"] = "" if np.isnan(frames["reserve"][0]) else f"{frames['reserve'][0]:g}"
+        for column, score in (("ACC", "validation"), ("ASR", "validation_asr")):
+            row |= {f"{column}: {name}": frames[score][k] for k, name in enumerate((one, other))}
+        rows.append(row)
+    return pd.DataFrame(rows).round(1)
 
 
 def repeat_command(record: Mapping[str, Any], grid: str = "tables") -> str:
