@@ -38,6 +38,8 @@ def pretrain(
     named = [*map(str, text or []), *(f"training texts of {name}" for name in task or [])]
     card = run(texts, recipe, output, source=", ".join(named) or "the embedded corpus")
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(f"{HERE}: {card['parameters']:,} parameters, {card['tokens seen']:,} tokens of {card['source']}")
+    console.print(
+        f"{HERE}: {card['parameters']:,} parameters, {card['tokens seen, at most']:,} tokens of {card['source']}"
+    )
     console.print(f"perplexity of masked tokens on held-out passages: {card['held-out perplexity of masked tokens']}")
     Console(stderr=True).print(f"the model: {output}", highlight=False, markup=False, soft_wrap=True)

@@ -63,7 +63,7 @@ def claims(
     for one in verdicts(found, tables_frame(grid)):
         typer.echo(f"{one.claim.id}: {one.outcome}")
         for rival, difference in one.differences.items():
-            typer.echo(f"    ASR against {rival}: {signed(difference)} on {difference.n} suspects")
+            typer.echo(f"    ASR against {rival}: {signed(difference)} on {difference.n} draws")
 
 
 def _frame(grid: str, only: list[str] | None) -> "pd.DataFrame":
@@ -76,11 +76,7 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         typer.echo(text, nl=False)
         return
-    from purify.grid.folder import telling_full_disks
+    from purify.grid.folder import write_whole
 
-    partial = output.with_name(f".{output.name}.tmp")
-    with telling_full_disks(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(output)
+    write_whole(output, lambda partial: partial.write_text(text, encoding="utf-8"))
     Console(stderr=True).print(f"written: {output}", highlight=False, markup=False, soft_wrap=True)

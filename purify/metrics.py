@@ -105,13 +105,13 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95) -> tup
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Return the two-sided p value of paired differences under random signs; NaN without any.
+    """Return the two-sided p value of paired differences under random signs; NaN for fewer than two.
 
     Exact up to 13 differences (8,192 sign patterns), else from 9,999 random ones and a fixed seed.
 
     Source: Fisher's randomisation test for pairs, by way of scipy.
     """
-    if not len(differences):
+    if len(differences) < 2:
         return float("nan")
     from scipy import stats  # noqa: PLC0415
 

@@ -9,7 +9,7 @@ from purify.report.claims import Claim, Rule, ledger_table, load_ledger, verdict
 from purify.report.protocol import at_drops, complete, tables_frame
 from purify.report.tables import as_frame
 
-RULE = Rule("FinePurifying", ("FineTuning", "FineMixing"), margin=5.0, suspects=4)
+RULE = Rule("FinePurifying", ("FineTuning", "FineMixing"), margin=5.0, draws=4)
 CLAIM = Claim("lowest", "the lowest ASR", "somewhere", drops=(2.0,))
 
 
@@ -64,12 +64,21 @@ def test_a_suspect_without_a_rival_does_not_count():
     assert verdict(CLAIM, RULE, frame).outcome == "not enough runs"
 
 
+def test_the_rival_that_decides_is_shown():
+    frame = frame_of([3, 4, 3, 4])
+    swing = {0: -60, 1: 60, 2: -20, 3: 20}
+    other = frame[frame["defense"] == "FineTuning"].copy()
+    frame.loc[other.index, "asr"] = [60 + swing[seed] for seed in other["seed"]]
+    found = verdict(CLAIM, RULE, frame)
+    assert (found.outcome, found.closest) == ("not enough runs", "FineTuning")
+
+
 def test_what_was_not_measured_is_said():
     found = verdict(Claim("law", "a law", "theory", statistic="not measured"), RULE, frame_of([10] * 4))
     assert found.outcome == "not enough runs"
     table = ledger_table([found, verdict(CLAIM, RULE, frame_of([10, 12, 8, 11]))])
-    assert table.loc["law", ["difference in ASR", "suspects"]].tolist() == ["", "0"]
-    assert table.loc["lowest", "difference in ASR"].startswith("-10.2 [-1")
+    assert table.loc["law", ["difference in ASR", "draws"]].tolist() == ["", "0"]
+    assert table.loc["lowest", "difference in ASR"].startswith("-10.2 [-13.0")
 
 
 def test_the_projects_ledger_is_computed_from_what_is_shipped():
@@ -85,7 +94,7 @@ def test_the_projects_ledger_is_computed_from_what_is_shipped():
     }
     methods = [ledger.rule.method, *ledger.rule.rivals]
     by_hand = at_drops(complete(frame, methods), [5.0]).query("defense in ['FinePurifying', 'FineMixing']")
-    by_hand = by_hand.pivot_table(index=["task", "attack", "seed"], columns="defense", values="asr")
+    by_hand = by_hand.pivot_table(index=["task", "seed"], columns="defense", values="asr")
     mean = next(one for one in found if one.claim.id == "lowest-at-5").differences["FineMixing"].mean
     assert mean == pytest.approx((by_hand["FinePurifying"] - by_hand["FineMixing"]).mean())
 
@@ -95,19 +104,33 @@ def test_the_projects_ledger_is_computed_from_what_is_shipped():
     [
         ("claims: []", "needs a rule and claims"),
         ("- 1", "needs a rule and claims"),
+        ("rule: [method]\nclaims: []", "needs a rule and claims"),
+        ("rule: {method: FineTuning, rivals: [], margin: 5, draws: 4}\nclaims: []", "a rule needs rivals"),
+        ("rule: {method: FineMixng, rivals: [Wanda], margin: 5, draws: 4}\nclaims: []", "unknown defense 'FineMixng'"),
+        ("rule: {method: FineTuning, rivals: [Wanda], margin: -5, draws: 4}\nclaims: []", "margin must be 0 or more"),
+        ("rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 1}\nclaims: []", "needs 2 draws or more"),
         (
-            "rule: {method: M, rivals: [R], margin: 5, suspects: 8}\nclaims: [{id: x}]",
+            "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 4}\n"
+            "claims: [{id: x, says: s, where: w, drops: []}]",
+            "the claim 'x' has no ΔACC",
+        ),
+        (
+            "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 4}\nclaims: [{id: x}]",
             "needs a rule and claims, each whole",
         ),
         ("rule: {methid: M}\nclaims: []", "unknown key 'methid'"),
-        ("rule: {method: M, rivals: [R], margin: 5, suspects: many}\nclaims: []", "must be a whole number, not 'many'"),
         (
-            "rule: {method: M, rivals: [R], margin: 5, suspects: 8}\n"
+            "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: many}\nclaims: []",
+            "must be a whole number, not 'many'",
+        ),
+        (
+            "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 4}\n"
             "claims: [{id: x, says: s, where: w}, {id: x, says: s, where: w}]",
             "has the claim 'x' twice",
         ),
         (
-            "rule: {method: M, rivals: [R], margin: 5, suspects: 8}\nclaims: [{id: x, says: s, where: w, kind: odd}]",
+            "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 4}\n"
+            "claims: [{id: x, says: s, where: w, kind: odd}]",
             "must be one of '', 'backdoor', 'bias', not 'odd'",
         ),
     ],

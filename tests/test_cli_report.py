@@ -35,7 +35,7 @@ def test_every_choice_names_its_record(tmp_path):
     assert {"attack", "clean", "defense", "ΔACC", "reserve", "asr", "hash"} <= set(frame.columns)
     assert set(frame["ΔACC"]) == {1, 2, 5, 10}
     assert not frame.duplicated(["attack", "seed", "clean", "defense", "ΔACC"]).any()
-    assert report("csv", *PART).output.startswith("task,plm,train,attack")
+    assert report("csv", *PART).output.startswith("task,plm,train,seed,attack,clean")
 
 
 def test_verdicts_stand_with_all_their_rivals():
@@ -45,11 +45,20 @@ def test_verdicts_stand_with_all_their_rivals():
     assert "gamma-law: not enough runs" in output
 
 
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    for output, message in ((tmp_path, "it is a folder"), (tmp_path / "file" / "x", "cannot write to")):
+        result = report("csv", *PART, "-o", output)
+        assert isinstance(result.exception, PurifyError)
+        assert message in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["latex", "--score", "f1"], "the score must be asr, acc or bacc, not 'f1'"),
-        (["latex", "--clean", 7], "no defense has a record with 7 clean rows"),
+        (["latex", "--clean", 7], "no suspect has records of all defenses with 7 clean rows"),
         (["latex", "--only", "task=nothing"], "no cell of the grid has task=nothing"),
         (["csv", "--grid", "nothing"], "cannot read the grid file"),
         (["claims", "--ledger", "/nowhere.yml"], "cannot read the ledger /nowhere.yml"),

@@ -44,7 +44,7 @@ def test_the_folder_is_a_clean_plm_that_says_where_it_comes_from(made):
     assert plm.origin == HERE
     assert json.loads((output / "card.json").read_text(encoding="utf-8")) == card
     assert card["origin"] == HERE
-    assert card["tokens seen"] == 12 * 4 * 16
+    assert card["tokens seen, at most"] == 12 * 4 * 16
     assert not [path for path in output.iterdir() if path.suffix in (".bin", ".pt")]
     assert [path.name for path in output.parent.iterdir()] == [output.name]
 
@@ -91,6 +91,23 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have(texts, tmp_path, made
             assert torch.allclose(value, twice[name], rtol=0, atol=1e-4), name
 
 
+def test_a_checkpoint_that_was_half_written_is_not_used(texts, tmp_path):
+    (tmp_path / ".small.training" / "checkpoint-9").mkdir(parents=True)
+    (tmp_path / ".small.training" / "checkpoint-9" / "model.safetensors").write_bytes(b"half")
+    assert not pretrain(texts, TINY, tmp_path / "small")["resumed"]
+
+
+def test_a_diverged_run_is_told_and_does_not_stand_in_the_way(texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.Trainer, "evaluate", lambda self: {"eval_loss": math.nan})
+    with pytest.raises(PurifyError, match="pre-training diverged"):
+        pretrain(texts, TINY, tmp_path / "small")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_order_of_the_texts_is_part_of_the_run():
+    assert module._digest(["a", "b"]) != module._digest(["b", "a"])
+
+
 def test_its_results_are_labelled(made, tmp_path):
     quick = Training(epochs=1, batch_size=8, max_length=16, precision="fp32")
     suspect = Suspect("docstrings", Named("BadWord"), plm=str(made[0]), train=16, training=quick)
@@ -113,6 +130,9 @@ def test_texts_are_read_from_files_tasks_or_the_embedded_corpus(tmp_path, texts)
         (["--hidden", "10", "--heads", "3"], "hidden must be a multiple of heads"),
         (["--vocabulary", "100"], "must hold all bytes: at least 261, not 100"),
         (["--steps", "0"], "steps must be at least 1"),
+        (["--length", "1"], "length must be at least 3"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--length", "100000"], "do not fill one row of 100000 tokens"),
         (["--learning-rate", "nan"], "learning_rate must be more than 0"),
         (["--text", "/nowhere.txt"], "cannot read the text file /nowhere.txt"),
         (["--task", "qnlo"], "unknown task 'qnlo'"),

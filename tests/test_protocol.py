@@ -13,7 +13,7 @@ from purify.grid import load_grid, select
 from purify.grid.spec import fingerprint
 from purify.home import project_root
 from purify.metrics import bootstrap_interval, mean_interval, sign_flip_p
-from purify.report import protocol
+from purify.report import curves, protocol
 from purify.report.tables import as_frame
 
 
@@ -38,11 +38,35 @@ def frame():
     return as_frame(records).assign(clean=lambda f: f["clean_per_class"] * 4)
 
 
-def test_clean_sets_of_one_suspect_are_no_suspects_of_their_own(frame):
+def test_clean_sets_and_attacks_of_one_draw_are_no_draws_of_their_own(frame):
     found = protocol.difference(protocol.at_drops(frame, [2.0]), "FinePurifying", "FineMixing")
-    assert (found.n, found.wins, found.ties) == (3, 3, 0)
+    assert (found.n, found.suspects, found.wins) == (3, 6, 6)
     assert found.mean == found.low == found.high == -6
     assert found.p == 0.25  # two of the eight sign patterns are as extreme
+    both = pd.concat([frame, frame.assign(attack="BadSent")], ignore_index=True)
+    twice = protocol.difference(protocol.at_drops(both, [2.0]), "FinePurifying", "FineMixing")
+    assert (twice.n, twice.suspects, twice.p) == (3, 12, 0.25)
+
+
+def test_the_interval_of_a_difference_is_the_t_interval_over_draws(frame):
+    frame.loc[(frame["reserve"] == 0.5) & (frame["seed"] == 0), "asr"] -= 9
+    found = protocol.difference(protocol.at_drops(frame, [2.0]), "FinePurifying", "FineMixing")
+    assert (found.mean, found.low, found.high) == pytest.approx(mean_interval([-15, -6, -6]))
+    assert found.low < found.bootstrap[0] < found.bootstrap[1] < found.high
+
+
+def test_pairs_are_of_one_clean_set(frame):
+    short = frame[~((frame["defense"] == "FineMixing") & (frame["clean_per_class"] == 2))]
+    found = protocol.difference(protocol.at_drops(short, [2.0]), "FinePurifying", "FineMixing")
+    assert (found.mean, found.suspects) == (-2, 3)  # those with 2 rows per class have nothing to be compared with
+
+
+def test_one_draw_has_a_difference_and_no_interval(frame):
+    chosen = protocol.at_drops(frame[frame["seed"] == 0], [2.0])
+    found = protocol.difference(chosen, "FinePurifying", "FineMixing")
+    assert (found.n, found.mean) == (1, -6)
+    assert np.isnan([found.low, found.high, found.p, *found.bootstrap]).all()
+    assert protocol.differences_table(chosen, "FinePurifying", ["FineMixing"])["p"].tolist() == [""]
 
 
 def test_each_clean_set_has_its_own_choice(frame):
@@ -75,7 +99,7 @@ def test_methods_without_a_common_suspect_are_not_compared(frame):
     table = protocol.differences_table(chosen, "FinePurifying", ["FineMixing", "Wanda"])
     assert list(table.index) == ["1", "2", "5", "10"]
     assert table.loc["2", "difference in ASR"] == "-6.0 [-6.0, -6.0]"
-    assert table.loc["2", "lower on"] == "3 of 3"
+    assert table.loc["2", ["lower on", "draws"]].tolist() == ["6 of 6", "3"]
 
 
 def test_tables_by_attack_and_by_size(frame):
@@ -89,8 +113,33 @@ def test_tables_by_attack_and_by_size(frame):
     assert table.loc[("all", ""), "FineMixing"].startswith("51.0 [50.")
     sizes = protocol.by_size(chosen)
     assert list(sizes.index) == [8, 64]
-    assert sizes["suspects"].tolist() == ["3", "3"]
+    assert sizes["draws"].tolist() == ["3", "3"]
     assert sizes.loc[8, "FinePurifying"].startswith("41.0 [")
+    with pytest.raises(PurifyError, match="no record has this ΔACC"):
+        protocol.main_table(chosen[chosen["clean"] == 7])
+    two = pd.concat([chosen, chosen.assign(plm="other")])
+    with pytest.raises(PurifyError, match="a table is of one plm, and there are bundled, other"):
+        protocol.by_size(two)
+
+
+def test_what_was_not_met_and_what_lies_at_an_end_is_counted(frame):
+    frame.loc[(frame["defense"] == "FineMixing") & (frame["seed"] == 0), "validation"] = 50
+    table = protocol.met_table(protocol.at_drops(frame, [2.0]), frame)
+    assert table.loc["FineMixing", 2.0] == "4 of 6; 6 at an end"
+    wider = pd.concat([frame, frame[frame["reserve"] == 0.5].assign(reserve=0.4, validation=10)])
+    assert protocol.met_table(protocol.at_drops(wider, [2.0]), wider).loc["FinePurifying", 2.0] == "6 of 6; 0 at an end"
+
+
+def test_figures_have_a_line_per_method_and_a_dot_per_draw(frame):
+    chosen = protocol.at_drops(frame)
+    seer = pd.concat([protocol.oracle_at(frame, drop) for drop in protocol.DROPS])
+    axis = curves.drop_curves(chosen, seer).axes[0]
+    assert axis.get_title() == "docstrings: 3 suspects, 3 draws"
+    assert len(axis.lines) == 2 * 2  # each method solid and dotted, in one colour
+    assert len({line.get_color() for line in axis.lines}) == 2
+    (sizes, *_) = curves.size_curves(protocol.at_drops(frame, [2.0])).axes
+    assert sorted(sizes.lines[0].get_xdata()) == [8, 64]
+    assert len(sizes.collections[0].get_offsets()) == 2 * 3
 
 
 def test_the_bootstrap_interval_covers_as_often_as_it_says():
@@ -100,7 +149,7 @@ def test_the_bootstrap_interval_covers_as_often_as_it_says():
     for _ in range(200):
         _, low, high = bootstrap_interval(rng.exponential(size=30) - 1)
         inside += low <= 0 <= high
-    assert 0.86 <= inside / 200 <= 0.99
+    assert 0.89 <= inside / 200 <= 0.99
     mean, low, high = bootstrap_interval([1.0, 2.0, 6.0])
     assert (mean, low, high) == (3.0, 1.0, 6.0)
     assert np.isnan(bootstrap_interval([1.0])[1])
@@ -134,10 +183,17 @@ def test_the_command_repeats_one_cell():
     cell = next(
         cell for cell in load_grid(project_root() / "book" / "grids" / "tables.yml") if cell.defense.name != "none"
     )
-    command = protocol.repeat_command(record(cell, 900, 50, 90))
+    command = protocol.repeat_command(fingerprint(cell))
     condition = command.split()[-1]
     assert condition == f"hash={fingerprint(cell)}"
     assert select(load_grid(project_root() / command.split()[3]), [condition]) == [cell]
+
+
+def test_controls_that_were_defended_are_no_suspects():
+    frame = protocol.tables_frame(
+        "defenses", ["attack=BadWord", "task=ag_news", "seed=0", "defense=FineMixing", "defense=none"]
+    )
+    assert not frame.duplicated(["seed", "defense", "reserve"]).any()
 
 
 def test_what_is_shipped_has_what_the_tables_are_sorted_by():

@@ -3,7 +3,7 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +142,32 @@ def telling_full_disks(where: object) -> Iterator[None]:
         if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
             raise PurifyError(f"cannot write to {where}: {error}") from error
         raise
+
+
+def write_whole(output: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all, and make its folder.
+
+    Args:
+        output: The file.
+        write: Writes to the path that it is given.
+
+    Raises:
+        PurifyError: it cannot be written there.
+        DiskFullError: no space is left.
+    """
+    if output.is_dir() or not output.name:
+        raise PurifyError(f"cannot write to {output}: it is a folder")
+    partial = output.with_name(f".{output.name}.tmp")
+    with telling_full_disks(output):
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write(partial)
+            partial.replace(output)
+        except FileExistsError as error:
+            raise PurifyError(f"cannot write to {output}: {output.parent} is no folder") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from purify.defenses import DEFENSES
 from purify.errors import PurifyError
-from purify.registry import typed
+from purify.registry import at_least_zero, typed
 from purify.report.protocol import DROPS, Difference, at_drops, complete, difference, signed
 
 Outcome = Literal["replicates", "does not replicate", "not enough runs"]
@@ -27,19 +28,30 @@ LOWEST: Statistic = "lowest ASR"
 
 @dataclass(frozen=True)
 class Rule:
-    """How claims are decided; one for the whole ledger, fixed before the runs.
+    """How claims are decided; one for the whole ledger.
 
     Attributes:
         method: The defense that the claims are about.
         rivals: The defenses that it must beat, each of them.
-        margin: Points of ASR: a difference whose interval lies within this of 0 is none that matters.
-        suspects: The least number of suspects.
+        margin: Points of ASR: an advantage of less would not matter.
+        draws: The least number of draws (`purify.report.protocol.DRAW`), two or more.
     """
 
     method: str
     rivals: tuple[str, ...]
     margin: float
-    suspects: int
+    draws: int
+
+    def __post_init__(self) -> None:
+        """Refuse what could decide nothing."""
+        at_least_zero("margin", self.margin)
+        if self.draws < 2:
+            raise PurifyError(f"a rule needs 2 draws or more, not {self.draws}")
+        if not self.rivals:
+            raise PurifyError("a rule needs rivals")
+        for name in (self.method, *self.rivals):
+            if name.split(",")[0] not in DEFENSES.classes:
+                raise PurifyError(f"the rule names the unknown defense '{name}'")
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,11 @@ class Claim:
     kind: Literal["", "backdoor", "bias"] = ""
     form: Literal["", "single sentence", "sentence pair"] = ""
     missing: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a claim about nothing."""
+        if not self.drops:
+            raise PurifyError(f"the claim '{self.id}' has no ΔACC")
 
     def about(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of `purify.report.protocol.tables_frame` that the claim is about."""
@@ -103,8 +120,10 @@ class Verdict:
 
     @property
     def closest(self) -> str:
-        """The rival that the claim depends on: the one with the largest mean difference; "" without any."""
-        return max(self.differences, key=lambda name: self.differences[name].mean, default="")
+        """The rival that the claim depends on: the one whose interval reaches highest; "" without any."""
+        return max(
+            self.differences, key=lambda name: np.nan_to_num(self.differences[name].high, nan=np.inf), default=""
+        )
 
 
 def load_ledger(path: Path) -> Ledger:
@@ -117,7 +136,7 @@ def load_ledger(path: Path) -> Ledger:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         rule = Rule(**typed(Rule, content["rule"], f"'rule' of {path}"))
         claims = tuple(Claim(**typed(Claim, claim, f"a claim of {path}")) for claim in content["claims"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise PurifyError(
             f"cannot read the ledger {path}: it needs a rule and claims, each whole ({reason})"
@@ -131,13 +150,13 @@ def load_ledger(path: Path) -> Ledger:
 def verdict(claim: Claim, rule: Rule, frame: pd.DataFrame) -> Verdict:
     """Decide a claim from records.
 
-    Against each rival, the difference in ASR is averaged over the claim's ΔACC and clean sets within a suspect; its
-    mean has a 95 % bootstrap interval over suspects. The claim
+    Against each rival, the difference in ASR is averaged over the claim's ΔACC, attacks and clean sets within a draw;
+    its mean has a 95 % t interval over draws. The claim
 
     - *replicates* if every interval lies below 0;
-    - *does not replicate* if some interval lies above 0, or holds 0 and ends within ``margin`` of it on the lower side:
-      then an advantage over that rival that matters is ruled out;
-    - else there are *not enough runs*, as with fewer suspects than the rule asks for.
+    - *does not replicate* if some interval reaches 0 or more and does not reach ``margin`` below it: then an advantage
+      over that rival that matters is ruled out;
+    - else there are *not enough runs*, as with fewer draws than the rule asks for.
 
     Args:
         claim: The claim.
@@ -156,12 +175,12 @@ def verdict(claim: Claim, rule: Rule, frame: pd.DataFrame) -> Verdict:
 
 def _outcome(found: Iterable[Difference], rule: Rule) -> Outcome:
     found = list(found)
-    if min(difference.n for difference in found) < max(rule.suspects, 2):
+    if min(difference.n for difference in found) < rule.draws:
         return "not enough runs"
     if all(difference.high < 0 for difference in found):
         return "replicates"
-    beaten = any(difference.low > 0 or (difference.high >= 0 and difference.low > -rule.margin) for difference in found)
-    return "does not replicate" if beaten else "not enough runs"
+    ruled_out = any(difference.high >= 0 and difference.low > -rule.margin for difference in found)
+    return "does not replicate" if ruled_out else "not enough runs"
 
 
 def verdicts(ledger: Ledger, frame: pd.DataFrame) -> list[Verdict]:
@@ -181,7 +200,7 @@ def ledger_table(found: Sequence[Verdict]) -> pd.DataFrame:
             "verdict": one.outcome,
             "difference in ASR": signed(closest) if closest and shown else "",
             "to": one.closest,
-            "suspects": str(closest.n) if closest else "0",
+            "draws": str(closest.n) if closest else "0",
         }
     return pd.DataFrame(rows).T
 

@@ -1,6 +1,6 @@
-"""Figures of the result tables: means over suspects with bootstrap intervals, against ΔACC or the clean-set size."""
+"""Figures of the result tables: means over draws, and each draw as a dot, against ΔACC or the clean-set size."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from purify.metrics import bootstrap_interval
 from purify.report.figures import MARKERS, palette
-from purify.report.protocol import UNIT
+from purify.report.protocol import DRAW
 
 
 def drop_curves(chosen: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
@@ -21,15 +20,15 @@ def drop_curves(chosen: pd.DataFrame, oracle: pd.DataFrame) -> Figure:
         chosen: Of `purify.report.protocol.at_drops`.
         oracle: Of `purify.report.protocol.oracle_at`, several ΔACC joined.
     """
-    tasks = list(dict.fromkeys(chosen["task"]))
+    tasks, hues = list(dict.fromkeys(chosen["task"])), palette(chosen["defense"])
     figure, axes = _panels(len(tasks), 3.0)
     for axis, task in zip(axes, tasks, strict=True):
         own, seer = chosen[chosen["task"] == task], oracle[oracle["task"] == task]
-        _lines(axis, own, "ΔACC")
+        _lines(axis, own, "ΔACC", hues)
         for name, line in seer.groupby("defense", sort=False):
             means = line.groupby("ΔACC")["asr"].mean()
-            axis.plot(means.index, means, ":", color=palette(chosen["defense"])[str(name)])
-        axis.set(title=f"{task}, {len(own[UNIT].drop_duplicates())} suspects")
+            axis.plot(means.index, means, ":", color=hues[str(name)])
+        axis.set(title=_title(task, own))
     return _finished(figure, axes, "accepted drop of clean accuracy, ΔACC (points)")
 
 
@@ -39,27 +38,30 @@ def size_curves(chosen: pd.DataFrame) -> Figure:
     Args:
         chosen: Of `purify.report.protocol.at_drops` at one ΔACC, with the column ``clean``.
     """
-    tasks = list(dict.fromkeys(chosen["task"]))
+    tasks, hues = list(dict.fromkeys(chosen["task"])), palette(chosen["defense"])
     figure, axes = _panels(len(tasks), 3.0)
     for axis, task in zip(axes, tasks, strict=True):
         own = chosen[chosen["task"] == task]
-        _lines(axis, own, "clean")
-        axis.set(title=f"{task}, {len(own[UNIT].drop_duplicates())} suspects", xscale="log")
+        _lines(axis, own, "clean", hues)
+        axis.set(title=_title(task, own), xscale="log")
         axis.xaxis.set_major_locator(FixedLocator(sorted(chosen["clean"].unique())))
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.xaxis.set_minor_locator(NullLocator())
     return _finished(figure, axes, "clean examples")
 
 
-def _lines(axis: Axes, rows: pd.DataFrame, x: str) -> None:
-    """One line per method through its means over suspects, with their intervals."""
-    for name, group in rows.groupby("defense", sort=False):
-        method, points = str(name), sorted(group[x].unique())
-        found = [bootstrap_interval(list(group[group[x] == point]["asr"])) for point in points]
-        means, lows, highs = zip(*found, strict=True)
-        colour = palette(rows["defense"])[method]
-        axis.plot(points, means, marker=MARKERS.get(method, "v"), ms=5, color=colour, label=method)
-        axis.fill_between(points, lows, highs, color=colour, alpha=0.12)
+def _title(task: str, rows: pd.DataFrame) -> str:
+    suspects, draws = (len(rows.drop_duplicates(keys)) for keys in ([*DRAW, "attack"], DRAW))
+    return f"{task}: {suspects} suspects, {draws} draws"
+
+
+def _lines(axis: Axes, rows: pd.DataFrame, x: str, hues: Mapping[str, str]) -> None:
+    """One line per method through its means over draws, which are dots."""
+    draws = rows.groupby(["defense", x, *DRAW], sort=False)["asr"].mean().reset_index()
+    for name, group in draws.groupby("defense", sort=False):
+        method, means = str(name), group.groupby(x)["asr"].mean()
+        axis.plot(means.index, means, marker=MARKERS.get(method, "v"), ms=5, color=hues[method], label=method)
+        axis.scatter(group[x], group["asr"], s=8, color=hues[method], alpha=0.5)
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:

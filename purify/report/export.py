@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from purify.errors import PurifyError
-from purify.grid.folder import telling_full_disks
+from purify.grid.folder import write_whole
 from purify.grid.spec import Cell, fingerprint, restore
 from purify.grid.store import Record, Store, records_of
 from purify.metrics import Proportion
-from purify.report.protocol import at_drops, main_table
+from purify.report.protocol import at_drops, complete, main_table
 from purify.report.tables import AS_RECEIVED, CONTROL
 
 MEASURED = ("purify_seconds", "evaluate_seconds", "peak_memory_mib", "finished")
@@ -34,14 +34,8 @@ def export_records(store: Store, cells: Sequence[Cell] | None, output: Path) -> 
     if not found:
         raise PurifyError("there is no record to export: run the grid first")
     frame = pd.DataFrame([_row(record) for record in found]).sort_values("hash", ignore_index=True)
-    partial = output.with_name(f".{output.name}.tmp")
-    with telling_full_disks(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.suffix == ".csv":
-            frame.to_csv(partial, index=False)
-        else:
-            frame.to_parquet(partial, index=False)
-        partial.replace(output)
+    csv = output.suffix == ".csv"
+    write_whole(output, lambda path: frame.to_csv(path, index=False) if csv else frame.to_parquet(path, index=False))
     return len(frame)
 
 
@@ -111,13 +105,16 @@ def latex_table(frame: pd.DataFrame, drop: float, clean: int, score: str) -> str
     if score not in ("asr", "acc", "bacc"):
         raise PurifyError(f"the score must be asr, acc or bacc, not '{score}'")
     part = frame[frame["clean"] == clean]
-    if part.empty or set(part["defense"]) <= {AS_RECEIVED, CONTROL}:
+    methods = set(part["defense"]) - {AS_RECEIVED, CONTROL}
+    part = complete(part, methods)
+    if part.empty or not methods:
         sizes = ", ".join(map(str, sorted(frame["clean"].unique())))
-        raise PurifyError(f"no defense has a record with {clean} clean rows; there are sizes {sizes}")
+        raise PurifyError(f"no suspect has records of all defenses with {clean} clean rows; there are sizes {sizes}")
     plms = ", ".join(sorted(part["plm"].unique()))
     caption = (
         f"{score.upper()} in percent at an accepted accuracy drop of {drop:g} points with {clean} clean examples; "
-        f"clean model: {plms}. Means over seeds; last row: mean and 95\\,\\% bootstrap interval over suspects."
+        f"clean model: {plms}. Means over seeds; last row: mean and 95\\,\\% bootstrap interval over draws "
+        "(a task with a seed)."
     )
     table = main_table(at_drops(part, [drop]), score)
     return table.to_latex(caption=caption, label=f"tab:{score}-{drop:g}-{clean}", escape=True, multirow=False)

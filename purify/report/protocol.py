@@ -1,4 +1,8 @@
-"""The paper's protocol over many suspects: choices at ΔACC, paired tests, and what an oracle could do."""
+"""The paper's protocol over many suspects: choices at ΔACC, paired tests, and what an oracle could do.
+
+What is drawn anew is a *draw*: rows, head, order of training and clean set of one task and seed. The suspects of
+several attacks on one draw, and several clean sets, share all of that, and so are averaged before they are compared.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +13,7 @@ import pandas as pd
 
 from purify.errors import PurifyError
 from purify.grid.spec import Cell, fingerprint, restore
-from purify.metrics import bootstrap_interval, sign_flip_p
+from purify.metrics import bootstrap_interval, mean_interval, sign_flip_p
 from purify.report.effects import shipped
 from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, as_frame, at_drop
 from purify.tasks import TASKS
@@ -17,8 +21,8 @@ from purify.tasks import TASKS
 DROPS = (1.0, 2.0, 5.0, 10.0)
 """The paper's thresholds ΔACC, in points."""
 
-UNIT = [name for name in ONE_SUSPECT if name != "clean_per_class"]
-"""The columns that name a suspect: several clean sets for one suspect are no independent evidence."""
+DRAW = ["task", "plm", "train", "seed"]
+"""The columns that name a draw, the unit of every comparison."""
 
 
 def tables_frame(grid: str = "tables", conditions: Iterable[str] = ()) -> pd.DataFrame:
@@ -35,7 +39,7 @@ def tables_frame(grid: str = "tables", conditions: Iterable[str] = ()) -> pd.Dat
     Raises:
         PurifyError: no record is shipped.
     """
-    records = shipped(grid, conditions)
+    records = [record for record in shipped(grid, conditions) if not _defended_control(record)]
     frame = as_frame(records)
     frame["hash"] = [fingerprint(restore(Cell, record["spec"])) for record in records]
     frame["peak"] = [record["environment"]["peak_memory_mib"] for record in records]
@@ -45,6 +49,11 @@ def tables_frame(grid: str = "tables", conditions: Iterable[str] = ()) -> pd.Dat
     frame["kind"] = np.where(frame["attack"].str.startswith("Bias"), "bias", "backdoor")
     frame["form"] = ["sentence pair" if TASKS[task].is_pair else "single sentence" for task in frame["task"]]
     return frame
+
+
+def _defended_control(record: Mapping[str, Any]) -> bool:
+    cell = restore(Cell, record["spec"])
+    return cell.suspect.control and cell.build_defense() is not None
 
 
 def complete(frame: pd.DataFrame, needed: Iterable[str]) -> pd.DataFrame:
@@ -69,7 +78,7 @@ def at_drops(frame: pd.DataFrame, drops: Iterable[float] = DROPS) -> pd.DataFram
 def choices(frame: pd.DataFrame, drops: Iterable[float] = DROPS) -> pd.DataFrame:
     """Return what the tables are made of: every choice with its scores, in percent, and the name of its record."""
     scores = ["acc", "asr", "bacc", "validation"]
-    return at_drops(frame, drops)[[*UNIT, "clean", "defense", "ΔACC", "reserve", "within", *scores, "hash"]]
+    return at_drops(frame, drops)[[*DRAW, "attack", "clean", "defense", "ΔACC", "reserve", "within", *scores, "hash"]]
 
 
 def oracle_at(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
@@ -77,12 +86,18 @@ def oracle_at(frame: pd.DataFrame, max_drop: float) -> pd.DataFrame:
 
     That is the lowest test ASR among the settings whose *test* accuracy is within ``max_drop`` of the suspect's as
     received; without any such, the most accurate one. **No defender can do this**: it says how much is lost by the
-    choice of ρ, and how much by the method.
+    choice of ρ, and how much by the method. It keeps to test accuracy and a defender to that of validation rows, so
+    that a defender may end lower where the two disagree.
+
+    Raises:
+        PurifyError: a suspect's own record, the reference, is not in the frame.
     """
     received = frame[frame["defense"] == AS_RECEIVED].set_index(ONE_SUSPECT)["acc"].to_dict()
     defended = frame[frame["max_drop"].isna() & ~frame["defense"].isin([AS_RECEIVED, CONTROL])]
     rows = []
     for (*key, _), group in defended.groupby([*ONE_SUSPECT, "defense"], sort=False):
+        if tuple(key) not in received:
+            raise PurifyError(f"a suspect ({', '.join(map(str, key))}) has no record of its own: run the whole grid")
         allowed = group[group["acc"] >= received[tuple(key)] - max_drop]
         best = allowed.sort_values("asr") if len(allowed) else group.sort_values("acc", ascending=False)
         rows.append(best.iloc[0].to_dict() | {"within": bool(len(allowed)), "ΔACC": max_drop})
@@ -94,62 +109,93 @@ class Difference:
     """A method against another on the same suspects: method minus other, in points; negative favours the method.
 
     Attributes:
-        n: Suspects; a suspect's clean sets are averaged first.
-        mean: Mean difference of the score.
-        low: Of its 95 % bootstrap interval over suspects.
+        n: Draws (`DRAW`); a draw's attacks and clean sets are averaged first.
+        mean: Mean difference of the score over draws.
+        low: Of its 95 % t interval over draws.
         high: The same.
-        p: Of the sign-flip test.
-        wins: Suspects on which the method's score is the lower one.
-        ties: Suspects on which both are equal.
+        bootstrap: The percentile bootstrap interval over draws, which is too narrow for so few.
+        p: Of the sign-flip test over draws.
+        suspects: Pairs of a suspect and a clean set.
+        wins: Those on which the method's score is the lower one.
     """
 
     n: int
     mean: float
     low: float
     high: float
+    bootstrap: tuple[float, float]
     p: float
+    suspects: int
     wins: int
-    ties: int
 
 
 def difference(chosen: pd.DataFrame, method: str, other: str, score: str = "asr") -> Difference:
     """Compare two methods at their chosen settings.
 
     Args:
-        chosen: Of `at_drops` or `oracle_at`, at one or several ΔACC, which are averaged within a suspect.
+        chosen: Of `at_drops` or `oracle_at`, at one or several ΔACC. Pairs are of one suspect, clean set and ΔACC.
         method: A defense of the frame.
         other: Another one.
         score: "asr", or "acc" or "bacc", for which positive favours the method.
     """
-    sides = [chosen[chosen["defense"] == name].groupby(UNIT)[score].mean() for name in (method, other)]
-    values = (sides[0] - sides[1]).dropna()
-    if values.empty:
-        return Difference(0, np.nan, np.nan, np.nan, np.nan, 0, 0)
-    mean, low, high = bootstrap_interval(list(values))
+    sides = (chosen[chosen["defense"] == name].set_index([*ONE_SUSPECT, "ΔACC"])[score] for name in (method, other))
+    pairs = next(sides).sub(next(sides)).dropna()
+    if pairs.empty:
+        nothing = np.nan
+        return Difference(0, nothing, nothing, nothing, (nothing, nothing), nothing, 0, 0)
+    suspects, draws = pairs.groupby(ONE_SUSPECT).mean(), list(pairs.groupby(DRAW).mean())
+    _, *resampled = bootstrap_interval(draws)
     return Difference(
-        len(values), mean, low, high, sign_flip_p(list(values)), int((values < 0).sum()), int((values == 0).sum())
+        len(draws),
+        *mean_interval(draws),
+        (resampled[0], resampled[1]),
+        sign_flip_p(draws),
+        len(suspects),
+        int((suspects < 0).sum()),
     )
 
 
 def differences_table(chosen: pd.DataFrame, method: str, others: Iterable[str]) -> pd.DataFrame:
-    """Return `difference` in ASR of a method and several others at each ΔACC, as text for reading."""
+    """Return `difference` in ASR of a method and several others at each ΔACC, as text for reading.
+
+    Raises:
+        PurifyError: no suspect has records of the method and of one of the others.
+    """
     rows = []
     for drop, part in chosen.groupby("ΔACC"):
         for other in others:
             found = difference(part, method, other)
             if found.n:
+                low, high = found.bootstrap
                 rows.append(
                     {
                         "ΔACC ≤": f"{drop:g}",
                         "compared with": other,
                         "difference in ASR": signed(found),
+                        "bootstrap": "" if np.isnan(low) else f"[{low:+.1f}, {high:+.1f}]",
                         "p": "" if np.isnan(found.p) else f"{found.p:.3f}",
-                        "lower on": f"{found.wins} of {found.n}" + (f", {found.ties} equal" if found.ties else ""),
+                        "lower on": f"{found.wins} of {found.suspects}",
+                        "draws": str(found.n),
                     }
                 )
     if not rows:
         raise PurifyError(f"no suspect has records of {method} and another of these methods: run the grid")
     return pd.DataFrame(rows).set_index("ΔACC ≤").rename_axis(None)
+
+
+def met_table(chosen: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return on how many suspects a setting met each ΔACC, and how often the choice lies at an end of the tried ρ.
+
+    Where ΔACC is not met, the most accurate setting stands in; at an end, a wider grid might have done better.
+    """
+    ends = frame.groupby("defense")["reserve"].agg(["min", "max"])
+    lowest, highest = (chosen["defense"].map(ends[side]) for side in ("min", "max"))
+    ended = chosen.assign(end=(chosen["reserve"] == lowest) | (chosen["reserve"] == highest))
+    counts = ended.groupby(["defense", "ΔACC"], sort=False).agg(
+        met=("within", "sum"), end=("end", "sum"), n=("end", "size")
+    )
+    text = [f"{row.met} of {row.n}; {row.end} at an end" for row in counts.itertuples()]
+    return pd.Series(text, index=counts.index).unstack().rename_axis(None).rename_axis("ΔACC ≤", axis=1)
 
 
 def signed(found: Difference) -> str:
@@ -160,7 +206,7 @@ def signed(found: Difference) -> str:
 
 def coverage(frame: pd.DataFrame) -> pd.DataFrame:
     """Return how many suspects there are, by task and size of the clean set."""
-    suspects = frame.drop_duplicates([*UNIT, "clean"])
+    suspects = frame.drop_duplicates([*DRAW, "clean"])
     return pd.crosstab(suspects["task"], suspects["clean"]).rename_axis(None).rename_axis("clean examples", axis=1)
 
 
@@ -175,28 +221,44 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_table(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
-    """Return a score by task, attack and method: the mean over seeds, and below them over suspects with its interval.
+    """Return a score by task, attack and method: the mean over seeds, and below them over draws with its interval.
 
     Args:
-        chosen: Of `at_drops` at one ΔACC, for one size of the clean set.
+        chosen: Of `at_drops` at one ΔACC, for one size of the clean set, and of suspects that all methods have.
         score: "asr", "acc" or "bacc".
+
+    Raises:
+        PurifyError: there is no choice, or they are of several clean models or training sizes.
     """
+    _one_kind(chosen)
     means = chosen.pivot_table(index=["task", "attack"], columns="defense", values=score, sort=False, observed=True)
-    table = means.map("{:.1f}".format)
+    table = means.map(lambda value: "" if np.isnan(value) else f"{value:.1f}")
     table["seeds"] = chosen.groupby(["task", "attack"])["seed"].nunique().astype(str)
     table.loc[("all", ""), :] = pd.Series(_intervals(chosen, ["defense"], score))
     return table.fillna("").rename_axis(None, axis=1)
 
 
 def by_size(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
-    """Return the mean of a score over suspects with its interval, by size of the clean set and method."""
+    """Return the mean of a score over draws with its interval, by size of the clean set and method; as `main_table`."""
+    _one_kind(chosen)
     table = pd.Series(_intervals(chosen, ["clean", "defense"], score)).unstack()
-    table["suspects"] = chosen.drop_duplicates([*UNIT, "clean"]).groupby("clean").size().astype(str)
+    table["draws"] = chosen.drop_duplicates([*DRAW, "clean"]).groupby("clean").size().astype(str)
     return table.fillna("").sort_index()
 
 
+def _one_kind(chosen: pd.DataFrame) -> None:
+    if chosen.empty:
+        raise PurifyError("there is no choice to tabulate: no record has this ΔACC and clean-set size")
+    for column in ("plm", "train"):
+        if chosen[column].nunique() > 1:
+            values = ", ".join(map(str, chosen[column].unique()))
+            raise PurifyError(f"a table is of one {column}, and there are {values}: choose one")
+
+
 def _intervals(chosen: pd.DataFrame, by: list[str], score: str) -> dict[Any, str]:
-    return {key if len(by) > 1 else key[0]: interval(list(part[score])) for key, part in chosen.groupby(by, sort=False)}
+    draws = chosen.groupby([*by, *DRAW], sort=False)[score].mean()
+    parts = draws.groupby(by[0] if len(by) == 1 else by, sort=False)
+    return {key: interval(list(part)) for key, part in parts}
 
 
 def interval(values: Sequence[float]) -> str:
@@ -231,7 +293,6 @@ def repeated(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows).round(1)
 
 
-def repeat_command(record: Mapping[str, Any], grid: str = "tables") -> str:
-    """Return the command that runs the cell of a record again, into a folder of its own."""
-    name = fingerprint(restore(Cell, record["spec"]))
+def repeat_command(name: str, grid: str = "tables") -> str:
+    """Return the command that runs the cell of a record, by its ``hash``, again, into a folder of its own."""
     return f"purify grid run book/grids/{grid}.yml --records again --only hash={name}"
