@@ -5,7 +5,7 @@ from test_protocol import defended, record
 
 from purify import PurifyError
 from purify.home import project_root
-from purify.report.claims import Claim, Rule, ledger_table, load_ledger, verdict, verdicts
+from purify.report.claims import Claim, Rule, ledger_table, load_ledger, rivals_table, verdict, verdicts
 from purify.report.protocol import at_drops, complete, tables_frame
 from purify.report.tables import as_frame
 
@@ -40,7 +40,6 @@ def frame_of(gains, kind="backdoor"):
 def test_the_verdict_follows_the_intervals(gains, outcome):
     found = verdict(CLAIM, RULE, frame_of(gains))
     assert found.outcome == outcome
-    assert found.closest == "FineMixing"
     assert found.differences["FineMixing"].n == len(gains)
 
 
@@ -48,7 +47,7 @@ def test_every_rival_must_be_beaten():
     frame = frame_of([10, 12, 8, 11])
     frame.loc[frame["defense"] == "FineTuning", "asr"] = 10
     found = verdict(CLAIM, RULE, frame)
-    assert (found.outcome, found.closest) == ("does not replicate", "FineTuning")
+    assert found.outcome == "does not replicate"
 
 
 def test_a_claim_is_judged_on_what_it_is_about():
@@ -64,21 +63,15 @@ def test_a_suspect_without_a_rival_does_not_count():
     assert verdict(CLAIM, RULE, frame).outcome == "not enough runs"
 
 
-def test_the_rival_that_decides_is_shown():
-    frame = frame_of([3, 4, 3, 4])
-    swing = {0: -60, 1: 60, 2: -20, 3: 20}
-    other = frame[frame["defense"] == "FineTuning"].copy()
-    frame.loc[other.index, "asr"] = [60 + swing[seed] for seed in other["seed"]]
-    found = verdict(CLAIM, RULE, frame)
-    assert (found.outcome, found.closest) == ("not enough runs", "FineTuning")
-
-
 def test_what_was_not_measured_is_said():
     found = verdict(Claim("law", "a law", "theory", statistic="not measured"), RULE, frame_of([10] * 4))
     assert found.outcome == "not enough runs"
-    table = ledger_table([found, verdict(CLAIM, RULE, frame_of([10, 12, 8, 11]))])
-    assert table.loc["law", ["difference in ASR", "draws"]].tolist() == ["", "0"]
-    assert table.loc["lowest", "difference in ASR"].startswith("-10.2 [-13.0")
+    both = [found, verdict(CLAIM, RULE, frame_of([10, 12, 8, 11]))]
+    assert [row["verdict"] for row in ledger_table(both)] == ["not enough runs", "replicates"]
+    table = rivals_table(both)
+    assert list(table.index) == ["lowest"]
+    assert table.loc["lowest", "draws"] == "4"
+    assert table.loc["lowest", "FineMixing"].startswith("-10.2 [-13.0")
 
 
 def test_the_projects_ledger_is_computed_from_what_is_shipped():

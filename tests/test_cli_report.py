@@ -21,7 +21,7 @@ def test_the_latex_table_holds_the_numbers_of_the_book(tmp_path):
     text = (tmp_path / "new" / "table.tex").read_text(encoding="utf-8")
     frame = tables_frame(conditions=["task=ag_news", "attack=BadWord"])
     table = main_table(at_drops(frame[frame["clean"] == 64], [5.0]))
-    for value in table.loc[("ag_news", "BadWord")]:
+    for value in table.loc["ag_news"]:
         assert value in text
     assert r"\toprule" in text
     assert r"ag\_news" in text

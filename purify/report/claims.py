@@ -3,12 +3,11 @@
 ``book/claims.yml`` lists the claims; nothing in it is a result. A verdict is computed from records alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 import yaml
 
@@ -118,13 +117,6 @@ class Verdict:
     outcome: Outcome
     differences: Mapping[str, Difference] = field(default_factory=dict)
 
-    @property
-    def closest(self) -> str:
-        """The rival that the claim depends on: the one whose interval reaches highest; "" without any."""
-        return max(
-            self.differences, key=lambda name: np.nan_to_num(self.differences[name].high, nan=np.inf), default=""
-        )
-
 
 def load_ledger(path: Path) -> Ledger:
     """Read a ledger.
@@ -188,24 +180,25 @@ def verdicts(ledger: Ledger, frame: pd.DataFrame) -> list[Verdict]:
     return [verdict(claim, ledger.rule, frame) for claim in ledger.claims]
 
 
-def ledger_table(found: Sequence[Verdict]) -> pd.DataFrame:
-    """Return verdicts for reading, one row per claim: the difference is that to the rival the claim depends on."""
-    rows = {}
-    for one in found:
-        closest = one.differences.get(one.closest)
-        shown = closest is not None and not np.isnan(closest.mean)
-        rows[one.claim.id] = {
-            "the paper": one.claim.says,
-            "where": one.claim.where,
-            "verdict": one.outcome,
-            "difference in ASR": signed(closest) if closest and shown else "",
-            "to": one.closest,
-            "draws": str(closest.n) if closest else "0",
+def ledger_table(found: Iterable[Verdict]) -> list[dict[str, str]]:
+    """Return claims and verdicts as rows of text, for `purify.report.tables.text_table`."""
+    return [
+        {"claim": one.claim.id, "the paper": one.claim.says, "where": one.claim.where, "verdict": one.outcome}
+        for one in found
+    ]
+
+
+def rivals_table(found: Iterable[Verdict]) -> pd.DataFrame:
+    """Return the difference in ASR to every rival for reading, one row per claim that has records.
+
+    *draws* counts those behind each difference.
+    """
+    rows = {
+        one.claim.id: {
+            **{rival: signed(value) for rival, value in one.differences.items()},
+            "draws": str(min(value.n for value in one.differences.values())),
         }
+        for one in found
+        if one.differences
+    }
     return pd.DataFrame(rows).T
-
-
-def rivals_table(found: Sequence[Verdict]) -> pd.DataFrame:
-    """Return the difference in ASR to every rival for reading, one row per claim that has records."""
-    rows = {one.claim.id: {rival: signed(value) for rival, value in one.differences.items()} for one in found}
-    return pd.DataFrame({name: row for name, row in rows.items() if row}).T

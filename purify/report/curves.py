@@ -76,9 +76,9 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
 def _finished(figure: Figure, axes: Iterable[Axes], label: str) -> Figure:
     handles: dict[str, Artist] = {}
     for axis in axes:
-        axis.set_ylim(-3, 103)
+        axis.set(ylim=(-3, 103), xlabel=label)
+        axis.label_outer()
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.supxlabel(label, fontsize=11)
     figure.supylabel("attack success rate (%)", fontsize=11)
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
     return figure

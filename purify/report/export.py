@@ -113,8 +113,7 @@ def latex_table(frame: pd.DataFrame, drop: float, clean: int, score: str) -> str
     plms = ", ".join(sorted(part["plm"].unique()))
     caption = (
         f"{score.upper()} in percent at an accepted accuracy drop of {drop:g} points with {clean} clean examples; "
-        f"clean model: {plms}. Means over seeds; last row: mean and 95\\,\\% bootstrap interval over draws "
-        "(a task with a seed)."
+        f"clean model: {plms}. Means over seeds; last row: mean over draws (a task with a seed)."
     )
     table = main_table(at_drops(part, [drop]), score)
     return table.to_latex(caption=caption, label=f"tab:{score}-{drop:g}-{clean}", escape=True, multirow=False)

@@ -184,7 +184,7 @@ def differences_table(chosen: pd.DataFrame, method: str, others: Iterable[str]) 
 
 
 def met_table(chosen: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
-    """Return on how many suspects a setting met each ΔACC, and how often the choice lies at an end of the tried ρ.
+    """Return on how many suspects some ρ met each ΔACC and, in brackets, how often the choice is an end of those tried.
 
     Where ΔACC is not met, the most accurate setting stands in; at an end, a wider grid might have done better.
     """
@@ -194,19 +194,20 @@ def met_table(chosen: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     counts = ended.groupby(["defense", "ΔACC"], sort=False).agg(
         met=("within", "sum"), end=("end", "sum"), n=("end", "size")
     )
-    text = [f"{row.met} of {row.n}; {row.end} at an end" for row in counts.itertuples()]
-    return pd.Series(text, index=counts.index).unstack().rename_axis(None).rename_axis("ΔACC ≤", axis=1)
+    text = pd.Series([f"{row.met} ({row.end})" for row in counts.itertuples()], index=counts.index).unstack()
+    text.columns = [f"{drop:g}" for drop in text.columns]
+    return text.assign(of=counts["n"].groupby("defense").max()).rename_axis(None).rename_axis("ΔACC ≤", axis=1)
 
 
 def signed(found: Difference) -> str:
-    """Return mean and interval of a difference, with their signs."""
-    interval = "" if np.isnan(found.low) else f" [{found.low:+.1f}, {found.high:+.1f}]"
+    """Return mean and interval of a difference, with their signs; no difference of shares goes beyond 100."""
+    interval = "" if np.isnan(found.low) else f" [{max(found.low, -100):+.1f}, {min(found.high, 100):+.1f}]"
     return f"{found.mean:+.1f}{interval}"
 
 
 def coverage(frame: pd.DataFrame) -> pd.DataFrame:
     """Return how many suspects there are, by task and size of the clean set."""
-    suspects = frame.drop_duplicates([*DRAW, "clean"])
+    suspects = frame.drop_duplicates([*DRAW, "attack", "clean"])
     return pd.crosstab(suspects["task"], suspects["clean"]).rename_axis(None).rename_axis("clean examples", axis=1)
 
 
@@ -221,7 +222,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_table(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
-    """Return a score by task, attack and method: the mean over seeds, and below them over draws with its interval.
+    """Return a score by task, attack and method: the mean over seeds, and in the last row over draws.
 
     Args:
         chosen: Of `at_drops` at one ΔACC, for one size of the clean set, and of suspects that all methods have.
@@ -233,17 +234,19 @@ def main_table(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
     _one_kind(chosen)
     means = chosen.pivot_table(index=["task", "attack"], columns="defense", values=score, sort=False, observed=True)
     table = means.map(lambda value: "" if np.isnan(value) else f"{value:.1f}")
-    table["seeds"] = chosen.groupby(["task", "attack"])["seed"].nunique().astype(str)
-    table.loc[("all", ""), :] = pd.Series(_intervals(chosen, ["defense"], score))
-    return table.fillna("").rename_axis(None, axis=1)
+    over = chosen.groupby(["defense", *DRAW])[score].mean().groupby("defense").mean()
+    table.loc[("all", ""), :] = over.map("{:.1f}".format)
+    return table.fillna("").rename_axis(None, axis=1).reset_index().set_index("task").rename_axis(None)
 
 
 def by_size(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
-    """Return the mean of a score over draws with its interval, by size of the clean set and method; as `main_table`."""
+    """Return the mean of a score over draws with its interval, by method and size of the clean set; as `main_table`."""
     _one_kind(chosen)
-    table = pd.Series(_intervals(chosen, ["clean", "defense"], score)).unstack()
-    table["draws"] = chosen.drop_duplicates([*DRAW, "clean"]).groupby("clean").size().astype(str)
-    return table.fillna("").sort_index()
+    draws = chosen.groupby(["defense", "clean", *DRAW], sort=False)[score].mean()
+    means = draws.groupby(["defense", "clean"], sort=False)
+    table = pd.Series({key: interval(list(part)) for key, part in means}).unstack()
+    table.loc["draws"] = chosen.drop_duplicates([*DRAW, "clean"]).groupby("clean").size().astype(str)
+    return table.fillna("").rename_axis("clean examples", axis=1)
 
 
 def _one_kind(chosen: pd.DataFrame) -> None:
@@ -253,12 +256,6 @@ def _one_kind(chosen: pd.DataFrame) -> None:
         if chosen[column].nunique() > 1:
             values = ", ".join(map(str, chosen[column].unique()))
             raise PurifyError(f"a table is of one {column}, and there are {values}: choose one")
-
-
-def _intervals(chosen: pd.DataFrame, by: list[str], score: str) -> dict[Any, str]:
-    draws = chosen.groupby([*by, *DRAW], sort=False)[score].mean()
-    parts = draws.groupby(by[0] if len(by) == 1 else by, sort=False)
-    return {key: interval(list(part)) for key, part in parts}
 
 
 def interval(values: Sequence[float]) -> str:
