@@ -187,6 +187,18 @@ def test_the_cluster_next_to_the_clean_examples_is_kept(clustered):
         assert not kept[(labels == label) & (places == 50)].any()
 
 
+def test_clean_rows_that_are_too_spread_out_to_form_a_cluster_can_be_kept(resources):
+    """Poison in two heaps, as copies of a trigger lie, and clean rows between them that belong nowhere."""
+    rng = np.random.default_rng(0)
+    heaps, spread = [f"{place + 0.01 * k}" for place in (50, 80) for k in range(20)], rng.uniform(-400, 0, 12)
+    data = Dataset.from_dict({"text": [*heaps, *map(str, spread)], "label": [0] * 52})
+    clean = Dataset.from_dict({"text": list(map(str, rng.uniform(-400, 0, 4))), "label": [0] * 4})
+    kept = Planted(keep="clean", smallest=0.2).kept(data, replace(resources, clean_data=clean))
+    assert not kept[:40].any()
+    assert kept[40:].all()
+    assert not Planted(smallest=0.2).kept(data, resources)[40:].any()
+
+
 def test_a_label_without_clean_examples_keeps_its_largest_cluster(clustered):
     resources, data = clustered
     some = replace(resources, clean_data=blobs((0, 0, 2), (0, 2, 2)))

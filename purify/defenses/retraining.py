@@ -178,11 +178,12 @@ class ClusterFiltering(SampleFilter):
     """CUBE: cluster the suspect's hidden states of each label, drop all but one cluster, and train on the rest.
 
     States are those of the first token after the last layer, reduced to their principal components; clusters are
-    HDBSCAN's, and what belongs to none is dropped too. A label with no cluster is kept whole.
+    HDBSCAN's. What belongs to none is dropped, unless ``keep`` says otherwise; a label with no cluster is kept whole.
 
     Attributes:
         keep: Which cluster of a label stays: "largest", the original's rule, which fails when most rows of the target
-            label are poisoned; "clean": the one nearest to the clean examples of the label, if there are any.
+            label are poisoned; "clean": the one nearest to the clean examples of the label, if there are any. The rows
+            that belong to no cluster count as one then, if they are enough for one: clean rows can be too spread out.
         components: Principal components.
         smallest: Share of a label's rows that a cluster must have.
 
@@ -222,6 +223,8 @@ class ClusterFiltering(SampleFilter):
                 continue
             chosen = names[sizes.argmax()]
             if label in centres:
+                rest = [-1] if (cluster == -1).sum() >= smallest else []
+                names = np.array([*names, *rest])
                 middles = np.stack([places[index][cluster == name].mean(axis=0) for name in names])
                 chosen = names[np.linalg.norm(middles - centres[label], axis=1).argmin()]
             kept[index] = cluster == chosen
