@@ -245,10 +245,10 @@ def rejection_curves(curves: pd.DataFrame) -> Figure:
         own = curves[(curves["task"] == task) & (curves["attack"] == attack)]
         for name, line in own.groupby("detector", sort=False):
             axis.plot(line["FRR"], line["asr"], marker=".", color=colours[str(name)], label=str(name))
-        axis.set(title=f"{attack} · {task}", ylim=(-3, 103))
+        axis.set(title=f"{attack} · {task}", ylim=(-3, 103), xlabel="clean inputs rejected (%)")
+        axis.label_outer()
     for axis in list(axes.flat)[len(attacks) :]:
         axis.set_visible(False)
-    figure.supxlabel("clean inputs rejected (%)", fontsize=11)
     figure.supylabel("attack success rate (%)", fontsize=11)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
