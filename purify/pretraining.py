@@ -148,10 +148,7 @@ def pretrain(texts: Sequence[str], recipe: Recipe, output: Path, *, source: str 
     rest = [text for number, text in enumerate(texts) if number % _HELD_OUT]
     rows = _rows(rest, tokenizer, recipe), _rows(held, tokenizer, recipe)
     with telling_full_disks(output):
-        try:
-            scratch.mkdir(parents=True, exist_ok=True)
-        except FileExistsError as error:
-            raise PurifyError(f"cannot write to {output}: {output.parent} is no folder") from error
+        scratch.mkdir(parents=True, exist_ok=True)
         _same_run(scratch / "run.json", {"recipe": asdict(recipe), "texts": _digest(texts)})
         return _run(recipe, tokenizer, rows, scratch, output, {"source": source, "passages": len(texts)}, started)
 

@@ -139,7 +139,7 @@ def telling_full_disks(where: object) -> Iterator[None]:
                 f"no space is left for {where}: what was finished is kept; free some space (see 'purify grid gc') "
                 "and run the same command again"
             ) from error
-        if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError):
+        if isinstance(error, PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError):
             raise PurifyError(f"cannot write to {where}: {error}") from error
         raise
 
@@ -163,8 +163,6 @@ def write_whole(output: Path, write: Callable[[Path], object]) -> None:
             output.parent.mkdir(parents=True, exist_ok=True)
             write(partial)
             partial.replace(output)
-        except FileExistsError as error:
-            raise PurifyError(f"cannot write to {output}: {output.parent} is no folder") from error
         finally:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
