@@ -115,7 +115,7 @@ def _race(url, start, end, wins):
         lease = leases.acquire(f"job{number}")
         if lease:
             wins.put(number)  # and it is never given back
-    end.wait()
+    end.wait(timeout=120)
 
 
 def test_of_many_that_try_one_succeeds(tmp_path):
@@ -133,5 +133,6 @@ def test_of_many_that_try_one_succeeds(tmp_path):
     won = sorted(wins.get(timeout=60) for _ in range(100))
     for process in team:
         process.join()
+    assert [process.exitcode for process in team] == [0] * 4
     assert won == list(range(100))
     assert wins.empty()

@@ -84,14 +84,17 @@ class Folder:
             PurifyError: the file system has no such operation.
             DiskFullError: no space is left.
         """
-        try:
-            if not self.local:
-                if type(self.fs).pipe_file is fsspec.AbstractFileSystem.pipe_file:
-                    raise NotImplementedError  # the general one looks first and writes then
-                self.fs.pipe_file(f"{self.path}/{name}", content, mode="create")
-                return True
+        if self.local:
             with self._scratch(content) as scratch:
-                os.link(scratch, self.local / name)  # unlike a rename, fails when the name is taken
+                try:
+                    os.link(scratch, self.local / name)  # unlike a rename, fails when the name is taken
+                except FileExistsError:
+                    return False
+            return True
+        try:
+            if type(self.fs).pipe_file is fsspec.AbstractFileSystem.pipe_file:
+                raise NotImplementedError  # the general one looks first and writes then
+            self.fs.pipe_file(f"{self.path}/{name}", content, mode="create")
             return True
         except FileExistsError:
             return False
