@@ -23,15 +23,21 @@ Place = tuple[str, str, float, int]
 """Layer, kind of parameter, sum of the values there, and how many there are: the form that records keep."""
 
 
+def place_of(name: str) -> tuple[str, str]:
+    """Return layer and kind of the parameter with this name."""
+    layer = re.search(r"\.(\d+)\.", name)
+    inner = name.split(".", 1)[1]
+    is_norm = "norm" in inner.lower() and "embeddings" not in inner
+    kind = "norm" if is_norm else next((k for k, pattern in _KINDS if re.search(pattern, inner, re.I)), "other")
+    where = f"layer {int(layer[1]) + 1}" if layer else ("embeddings" if "embed" in inner else "top")
+    return where, kind
+
+
 def places(values: Mapping[str, Tensor]) -> list[Place]:
     """Add values up by layer and kind of parameter, in the order of the network."""
     rows = []
     for name, value in values.items():
-        layer = re.search(r"\.(\d+)\.", name)
-        inner = name.split(".", 1)[1]
-        is_norm = "norm" in inner.lower() and "embeddings" not in inner
-        kind = "norm" if is_norm else next((k for k, pattern in _KINDS if re.search(pattern, inner, re.I)), "other")
-        where = f"layer {int(layer[1]) + 1}" if layer else ("embeddings" if "embed" in inner else "top")
+        where, kind = place_of(name)
         rows.append({"where": where, "kind": kind, "sum": value.double().sum().item(), "size": value.numel()})
     table = pd.DataFrame(rows).groupby(["where", "kind"], sort=False).sum()
     return list(table.reset_index().itertuples(index=False, name=None))

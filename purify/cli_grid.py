@@ -32,7 +32,8 @@ Log = Annotated[
 Only = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="FIELD=VALUE", help="Only cells with this task, plm, attack, seed, defense or hash; repeatable."
+        metavar="FIELD=VALUE",
+        help="Only cells of this task, plm, attack, seed, defense, measure or hash; repeatable.",
     ),
 ]
 

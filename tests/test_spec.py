@@ -118,7 +118,7 @@ def test_lists_are_axes_and_thresholds_add_policies():
 def test_the_projects_grids_can_be_read(tmp_path):
     sizes = {path.stem: len(load_grid(path)) for path in GRIDS.glob("*.yml")}
     attacked, defended = {"attacks", "adaptive"}, {"defenses", "variants", "detection", "retraining"}
-    assert sizes.keys() == {"smoke", "default", "companion", "tables", "paper", *attacked, *defended}
+    assert sizes.keys() == {"smoke", "default", "companion", "tables", "theory", "paper", *attacked, *defended}
     assert sizes["smoke"] == 10
     assert sizes["default"] == 37
     paper = load_grid(GRIDS / "paper.yml")
@@ -143,6 +143,8 @@ def test_a_part_of_a_grid():
         (GRID | {"suspect": {"task": "x"}}, "unknown task 'x': choose one of docstrings"),
         (GRID | {"suspect": {"task": "imdb", "train": "many"}}, "'train' of 'suspect' of the grid must be a whole"),
         (GRID | {"suspect": {"task": "imdb", "train": 0}}, "asks for an empty split"),
+        (GRID | {"measures": {"Gamma": {}}}, "unknown measure 'Gamma': choose one of Dimensions"),
+        (GRID | {"measures": {"Dimensions": {"rows": 5}}}, "must map each hyperparameter to a list of values"),
         (GRID | {"cell": {"tset": 1}}, "unknown key 'tset': choose from clean_per_class, validation, test"),
         (GRID | {"tuning": {"lr": 1}}, "unknown key 'lr': choose from epochs, learning_rate"),
         (GRID | {"tuning": {"precision": "fp8"}}, "'precision' of .* must be one of 'auto', 'fp32', 'bf16', not 'fp8'"),

@@ -11,6 +11,7 @@ from purify.defenses import DEFENSES
 from purify.errors import PurifyError
 from purify.grid.spec import NONE, Cell, Suspect
 from purify.home import BUNDLED
+from purify.measures import MEASURES
 from purify.tasks import DATA_DIR, TASKS, rows_digest
 
 
@@ -30,6 +31,10 @@ def refuse(cells: Iterable[Cell], where: str) -> None:
             raise PurifyError(f"{where} asks for an empty split: train, validation and test must be at least 1")
         if cell.defense.name != NONE:
             _refuse_defense(cell, where)
+        if cell.measure and "Fisher" in MEASURES.classes[cell.measure.name].needs and cell.clean_per_class < 1:
+            raise PurifyError(
+                f"{where} gives {cell.measure.name} no clean rows (clean_per_class is 0), and it needs some"
+            )
 
 
 def _refuse_defense(cell: Cell, where: str) -> None:

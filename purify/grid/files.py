@@ -13,12 +13,13 @@ from purify.budget import FINE_TUNING, TRAINING, Training
 from purify.defenses import DEFENSES
 from purify.errors import PurifyError
 from purify.grid.checks import refuse
-from purify.grid.spec import NOTHING, Cell, Policy, Suspect, fingerprint
+from purify.grid.spec import NONE, NOTHING, Cell, Policy, Suspect, fingerprint
+from purify.measures import MEASURES
 from purify.registry import Named, typed
 
-_KEYS = ("suspect", "attack", "seeds", "control", "defenses", "thresholds", "cell", "training", "tuning")
+_KEYS = ("suspect", "attack", "seeds", "control", "defenses", "thresholds", "measures", "cell", "training", "tuning")
 _NOT_IN_SUSPECT = ("attack", "training", "seed", "control")
-_NOT_IN_CELL = ("suspect", "defense", "tuning", "policy")
+_NOT_IN_CELL = ("suspect", "defense", "tuning", "policy", "measure")
 
 DEFENDED = "defended"
 """The value of the key ``control`` that runs the defenses on the clean control too."""
@@ -51,8 +52,8 @@ def load_grid(path: Path) -> list[Cell]:
 def select(cells: Iterable[Cell], conditions: Iterable[str]) -> list[Cell]:
     """Return the cells that meet all conditions ``field=value``.
 
-    Fields: task, plm, attack, seed, control, defense, clean_per_class, and hash, the name of a record. A field that is
-    named several times may have any of its values.
+    Fields: task, plm, attack, seed, control, defense, measure, clean_per_class, and hash, the name of a record. A
+    field that is named several times may have any of its values.
 
     Raises:
         PurifyError: an unknown field, or no cell is left.
@@ -76,6 +77,7 @@ _FIELDS: dict[str, Callable[[Cell], str]] = {
     "seed": lambda cell: str(cell.suspect.seed),
     "control": lambda cell: str(cell.suspect.control).lower(),
     "defense": lambda cell: cell.defense.name,
+    "measure": lambda cell: cell.measure.name if cell.measure else NONE,
     "clean_per_class": lambda cell: str(cell.clean_per_class),
     "hash": fingerprint,
 }
@@ -88,7 +90,8 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     ``tuning`` (fields of `purify.training.Training`), ``cell`` (clean_per_class, validation, test): in all of
     these, a list in the place of a value is an axis. ``seeds``; ``control`` (evaluate the clean control as
     received; "defended": with all defenses); ``defenses`` (name -> lists of parameter values, all combinations are
-    run); ``thresholds`` (values of ΔACC: for each, one cell per defense whose ρ is chosen among the listed ones).
+    run); ``thresholds`` (values of ΔACC: for each, one cell per defense whose ρ is chosen among the listed ones);
+    ``measures`` (like ``defenses``; a block with measures and without the key ``defenses`` scores no suspect).
 
     Raises:
         PurifyError: as `load_grid`.
@@ -104,12 +107,17 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     sizes = [typed(Cell, part, f"'cell' of {where}", but=_NOT_IN_CELL) for part in _combinations(grid.get("cell"))]
     tunings = list(_trainings(grid.get("tuning"), FINE_TUNING, f"'tuning' of {where}"))
     choices = list(_choices(grid.get("defenses") or {}, grid.get("thresholds", ())))
+    if "measures" in grid and "defenses" not in grid:
+        choices = []
+    measured = (grid.get("measures") or {}).items()
+    measures = [MEASURES.named(name, **part) for name, values in measured for part in _combinations(values)]
     cells = []
     for fields, training, attack, seed in itertools.product(*axes):
         for control in (False, True) if grid.get("control") else (False,):
             suspect = Suspect(**fields, attack=attack, training=training, seed=seed, control=control)
             bases = [Cell(suspect, **size, tuning=tuning) for size in sizes for tuning in tunings]
             cells += bases if control and grid["control"] != DEFENDED else list(_with(bases, choices))
+            cells += [replace(base, measure=measure) for base in bases for measure in measures if not control]
     refuse(cells, where)
     yield from cells
 
@@ -202,7 +210,7 @@ def _check_form(grid: Mapping[str, Any], where: str) -> None:
     for key in ("suspect", "attack"):
         if not grid.get(key):
             raise PurifyError(f"{where} lacks the key '{key}'")
-    for key in ("suspect", "cell", "training", "tuning", "defenses"):
+    for key in ("suspect", "cell", "training", "tuning", "defenses", "measures"):
         if not isinstance(grid.get(key) or {}, Mapping):
             raise PurifyError(f"'{key}' of {where} must be a mapping, not {grid[key]!r}")
     if "task" not in grid["suspect"]:
@@ -221,6 +229,7 @@ def _check_lists(grid: Mapping[str, Any], where: str) -> None:
         good = isinstance(values, list) and not any(isinstance(v, bool) or not isinstance(v, kinds) for v in values)
         if not good or min(values, default=0) < 0:
             raise PurifyError(f"'{key}' of {where} must be a list of {noun} of 0 or more, not {values!r}")
-    for name, values in (grid.get("defenses") or {}).items():
+    named = [*(grid.get("defenses") or {}).items(), *(grid.get("measures") or {}).items()]
+    for name, values in named:
         if not isinstance(values or {}, Mapping) or not all(isinstance(v, list) for v in (values or {}).values()):
             raise PurifyError(f"'{name}' of {where} must map each hyperparameter to a list of values, not {values!r}")

@@ -106,6 +106,8 @@ def units(job: Job) -> float:
             return suspect.train * (1 + ratio) * suspect.training.epochs
         case "fisher":
             return clean
+    if measure := cell.build_measure():
+        return measure.examples(cell)
     if cell.policy:
         return 1
     return (cell.validation + 2 * cell.test) / 3 + clean * cell.tuning.epochs * (cell.defense.name != NONE)

@@ -11,6 +11,7 @@ from purify.defenses import DEFENSES
 from purify.grid.checkpoints import is_made
 from purify.grid.spec import NONE, Cell, Stage, fingerprint
 from purify.grid.store import Store
+from purify.measures import MEASURES
 from purify.registry import Named
 
 Kind = Literal["attack", "fisher", "score"]
@@ -76,17 +77,23 @@ def needs_fisher(defense: Named) -> bool:
     return defense.name != NONE and "Fisher" in DEFENSES.build(defense).needs
 
 
+def _stages_of(measure: Named) -> tuple[str, ...]:
+    return MEASURES.classes[measure.name].needs
+
+
 def jobs_for(cell: Cell) -> Iterator[Job]:
     """Yield the stages that a cell needs, in their order, itself last.
 
     Where ρ is chosen, they are those of the candidates.
     """
+    needed = _stages_of(cell.measure) if cell.measure else ("suspect", "Fisher" * needs_fisher(cell.defense))
     if not cell.policy:
-        if cell.suspect.on_control:
+        if "control" in needed or ("suspect" in needed and cell.suspect.on_control):
             yield Job("attack", replace(cell, suspect=cell.suspect.as_control))
-        yield Job("attack", cell)
-    if not cell.policy and needs_fisher(cell.defense):
-        yield Job("fisher", cell)
+        if "suspect" in needed:
+            yield Job("attack", cell)
+        if "Fisher" in needed:
+            yield Job("fisher", cell)
     yield Job("score", cell)
 
 

@@ -9,7 +9,7 @@ description            what it makes                               where the sto
 `Suspect`              the suspicious checkpoint                   ``suspects/``
 `CleanFisher`          Ĥ of the suspect on the clean set           ``fishers/``
 `Purification`         the cleaned checkpoint                      ``models/``
-`Cell`                 the scores: one number of a table           ``records/``
+`Cell`                 the scores, or what a measure found         ``records/``
 =====================  ==========================================  ======================
 """
 
@@ -23,6 +23,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from purify.attacks import ATTACKS, Attack
 from purify.budget import FINE_TUNING, TRAINING, Training
 from purify.defenses import DEFENSES, Defense
+from purify.measures import MEASURES, Measure
 from purify.registry import Named
 
 S = TypeVar("S")
@@ -123,6 +124,7 @@ class Cell:
         test: Test rows.
         tuning: The defender's fine-tuning.
         policy: How ρ is chosen; without one it is that of the defense.
+        measure: What is found out instead of the scores; the defense is then "none".
     """
 
     suspect: Suspect
@@ -132,6 +134,11 @@ class Cell:
     test: int = 1000
     tuning: Training = field(default=FINE_TUNING)
     policy: Policy | None = None
+    measure: Named | None = None
+
+    def build_measure(self) -> Measure | None:
+        """Make the measure; None for a cell that is scored."""
+        return MEASURES.build(self.measure) if self.measure else None
 
     def build_defense(self) -> Defense | None:
         """Make the defense; None for "none"."""
@@ -140,7 +147,7 @@ class Cell:
     @property
     def received(self) -> "Cell":
         """The same suspect without any defense: what accuracy drops are measured from."""
-        return replace(self, defense=NOTHING, policy=None)
+        return replace(self, defense=NOTHING, policy=None, measure=None)
 
     @property
     def fisher(self) -> CleanFisher:
@@ -163,11 +170,12 @@ class Cell:
         return replace(self, defense=DEFENSES.named(self.defense.name, **parameters), policy=None)
 
     def __str__(self) -> str:
-        parts = dict(self.defense.parameters)
+        named = self.measure or self.defense
+        parts = dict(named.parameters)
         reserve = getattr(self.build_defense(), "reserve", None)
         if reserve is not None and self.policy is None:
             parts["reserve"] = reserve
-        shown = [self.defense.name, *(f"{key}={value}" for key, value in parts.items())]
+        shown = [named.name, *(f"{key}={value}" for key, value in parts.items())]
         if self.policy:
             shown.append(f"ΔACC ≤ {self.policy.max_drop:g}")
         return f"{self.suspect} · {self.clean_per_class} per class · {', '.join(shown)}"

@@ -15,6 +15,7 @@ from purify.grid.guarded import watched
 from purify.grid.spec import Cell, canonical, fingerprint
 from purify.grid.store import Record, Store, scores_from_json, scores_to_json
 from purify.selection import choose_reserve
+from purify.training import seed_everything
 
 __all__ = ["attack", "fisher", "score", "splits_of", "suspect_model"]
 
@@ -49,7 +50,8 @@ def score(cell: Cell, store: Store, *, wait: bool = True, keep_models: bool = Fa
 
     def make() -> None:
         forget_peak()
-        store.put(cell, _chosen(cell, store) if cell.policy else _scored(cell, store))
+        make_record = _measured if cell.measure else _chosen if cell.policy else _scored
+        store.put(cell, make_record(cell, store))
         if not keep_models and cell.build_defense() and not cell.policy:
             lease = store.leases.acquire(fingerprint(cell.purification))
             if lease:  # else another cell is waiting for it
@@ -92,6 +94,23 @@ def _scored(cell: Cell, store: Store) -> Record:
         "seconds": seconds.get("purify", 0.0),
         "stages": seconds,
         **work.provenance(cell.tuning.precision, defense.models if defense else ()),
+    }
+
+
+def _measured(cell: Cell, store: Store) -> Record:
+    work, measure = bench(cell.received, store), cell.build_measure()
+    assert measure
+    seed_everything(cell.suspect.seed)
+    started = time.perf_counter()
+    found = measure.measure(work)
+    seconds = round(time.perf_counter() - started, 2)
+    return {
+        "spec": canonical(cell),
+        "measured": found,
+        "seeds": {"experiment": cell.suspect.seed},
+        "seconds": seconds,
+        "stages": {"measure": seconds},
+        **work.provenance(cell.tuning.precision),
     }
 
 

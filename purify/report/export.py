@@ -22,15 +22,15 @@ MEASURED = ("purify_seconds", "evaluate_seconds", "peak_memory_mib", "finished")
 def export_records(store: Store, cells: Sequence[Cell] | None, output: Path) -> int:
     """Write the records of some cells, or all, as CSV or Parquet, one row each, and return how many.
 
-    Rows are in the order of their hashes, columns always the same: what was run, the scores in percent with their
-    counts, and how, where and when they were made.
+    What was measured without scores is left out. Rows are in the order of their hashes, columns always the same: what
+    was run, the scores in percent with their counts, and how, where and when they were made.
 
     Raises:
         PurifyError: another file type, or no record.
     """
     if output.suffix not in (".csv", ".parquet"):
         raise PurifyError(f"{output} must end in .csv or .parquet")
-    found = store.all_records() if cells is None else records_of(cells, store)
+    found = [one for one in (store.all_records() if cells is None else records_of(cells, store)) if "scores" in one]
     if not found:
         raise PurifyError("there is no record to export: run the grid first")
     frame = pd.DataFrame([_row(record) for record in found]).sort_values("hash", ignore_index=True)
