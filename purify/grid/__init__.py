@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from purify.grid.files import experiment, load_grid, select, variants
+from purify.grid.files import experiment, load_grid, measurement, select, variants
 from purify.grid.runner import execute, run
 from purify.grid.spec import Cell, Policy, Suspect
 from purify.grid.store import Store, records_of
@@ -20,6 +20,7 @@ __all__ = [
     "execute",
     "experiment",
     "load_grid",
+    "measurement",
     "records_of",
     "run",
     "select",

@@ -155,6 +155,20 @@ def experiment(
     return cell
 
 
+def measurement(
+    measure: str, parameters: Mapping[str, Any], *, task: str, plm: str, seed: int, train: int = 1000
+) -> Cell:
+    """Return the cell of a measure that trains no suspect, on the training rows of a task.
+
+    Raises:
+        PurifyError: an unknown task, measure or parameter, or a value out of range.
+    """
+    suspect = Suspect(task, ATTACKS.named("BadWord"), plm=plm, train=train, seed=seed)
+    cell = Cell(suspect, measure=MEASURES.named(measure, **parameters))
+    refuse([cell], "the measurement")
+    return cell
+
+
 def variants(cell: Cell, defenses: Defenses, thresholds: Iterable[float] = ()) -> list[Cell]:
     """Return the cell as received, and with every combination of every defense's hyperparameters.
 

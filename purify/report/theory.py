@@ -41,7 +41,7 @@ def density_steps(
     """
     figure, axes = plt.subplots(1, len(times), figsize=(9, 2.7), sharex=True, sharey=True, squeeze=False)
     for axis, time in zip(axes[0], times, strict=True):
-        axis.hist(ends[time], 60, (grid[0], grid[-1]), density=True, color="#cccccc", label="simulated")
+        axis.hist(ends[time], 60, range=(grid[0], grid[-1]), density=True, color="#cccccc", label="simulated")
         for (name, density), hue, dash in zip(densities.items(), HUES, _DASHES, strict=False):
             axis.plot(grid, density(time), color=hue, ls=dash, lw=1.6, label=name)
         axis.set(title=f"t = {time:g}", xlabel="w")
