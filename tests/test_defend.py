@@ -17,6 +17,7 @@ from purify.grid import Cell, Store, Suspect, load_grid, run, variants
 from purify.grid.bench import bench
 from purify.grid.delivery import defend, deliver, suspect_of
 from purify.plm import load_suspect
+from purify.selection import choose_reserve
 
 QUICK = Training(epochs=1, batch_size=8, max_length=24, precision="fp32")
 SIZES = ["--clean-per-class", "1", "--validation", "8", "--test", "12", "--epochs", "1"]
@@ -58,6 +59,26 @@ def test_every_defense_runs_by_name(name, delivered, tmp_path, monkeypatch):
         load_suspect(output)
 
 
+@pytest.mark.parametrize(("drop", "tried"), [("100", 1), ("0", None)])
+def test_the_reserve_ratio_is_chosen_by_clean_accuracy(drop, tried, delivered, tmp_path, monkeypatch):
+    output = tmp_path / "result"
+    ratios = ["-p", "reserve=[0.9,0.2]", "--drop", drop]
+    words = ["FineMixing", delivered / "BadWord", "-o", output, *SIZES, *ratios]
+    result = command(*words, monkeypatch=monkeypatch, root=delivered)
+    assert result.exit_code == 0, result.exception
+    card = json.loads((output / "card.json").read_text())
+    chosen = card["chosen"]
+    assert card["parameters"]["reserve"] == chosen["reserve"]
+    assert f"ρ = {chosen['reserve']:g}" in result.output
+    found = {float(reserve): accuracy for reserve, accuracy in chosen["tried"].items()}
+    received = 100 * card["scores"]["before"]["validation"]["k"] / card["scores"]["before"]["validation"]["n"]
+    assert chosen["reserve"] == choose_reserve(found, received, float(drop)).reserve
+    after = card["scores"]["after"]["validation"]
+    assert 100 * after["k"] / after["n"] == pytest.approx(found[chosen["reserve"]])  # of the model that is delivered
+    if tried:
+        assert list(found) == [0.2]
+
+
 def test_the_weights_of_the_folder_are_used(delivered, tmp_path):
     """Whatever the store has: here nothing."""
     folder = delivered / "BadWord"
@@ -77,6 +98,11 @@ def test_the_weights_of_the_folder_are_used(delivered, tmp_path):
         (["STRIP", "BadWord", "-p", "frr=1"], "false rejection rate must lie in"),
         (["ModelMerging", "BadWord", "-p", "other=/nowhere"], "'/nowhere' is no folder with a config.json"),
         (["ONION", "BadWord", "-p", "lm=/nowhere"], "'/nowhere' is no folder with a config.json"),
+        (["FineMixing", "BadWord", "-p", "reserve=[0.2, x]"], "is no list of reserve ratios"),
+        (["FineMixing", "BadWord", "-p", "reserve=[]"], "no reserve ratio to choose from"),
+        (["FineMixing", "BadWord", "-p", "reserve=[0.2,1.2]"], "reserve ratio must lie in"),
+        (["FineMixing", "BadWord", "-p", "reserve=[0.2]", "--drop", "-1"], "drop must be 0 or more"),
+        (["FineTuning", "BadWord", "-p", "reserve=[0.2]"], "unknown parameter 'reserve'"),
         (["FineMixing", "store"], "give the folder of a suspect"),
         (["LossFiltering", "EmbeddingPoisoning"], "there is no training data to give"),
     ],

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from transformers import PreTrainedModel
+
 from purify.defenses import Guard
 from purify.defenses.base import Detector
 from purify.errors import PurifyError
@@ -22,9 +25,12 @@ from purify.grid.guarded import watched
 from purify.grid.spec import Cell, Suspect, canonical, restore
 from purify.grid.stages import attack
 from purify.grid.store import Store, scores_to_json
-from purify.metrics import Scores
+from purify.metrics import Scores, accuracy
 from purify.plm import load_suspect, save_checkpoint
+from purify.resources import Resources
+from purify.selection import choose_reserve
 from purify.tasks import TASKS
+from purify.training import predict
 
 
 def deliver(cell: Cell, store: Store, output: Path) -> dict[str, Any]:
@@ -74,12 +80,12 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
     """Run the defense of a cell on the suspect in a folder, score it, and write the result into a new folder.
 
     The folder gets the cleaned model and its tokenizer; a detector changes no weights, and leaves its card alone.
-    ``card.json`` holds the defense with all its parameters, the scores before and after, for a detector its rates, the
-    seconds that it took, the specification, and where it ran.
+    ``card.json`` holds the defense with all its parameters, how ρ was chosen if it was open, the scores before and after,
+    for a detector its rates, the seconds that it took, the specification, and where it ran.
 
     Args:
         folder: Of `deliver`; the weights in it are used, whatever the store has.
-        cell: The suspect of the folder's card, the defense, and the sizes.
+        cell: The suspect of the folder's card, the defense, the sizes, and where ρ is open, the policy for it.
         store: Where a control is found, for attacks that start from one.
         output: The new folder.
 
@@ -92,14 +98,14 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
     """
     output = output.absolute()
     _refuse(output)
-    defense = cell.build_defense()
-    assert defense
     work = Bench(cell.received, store)
     resources = work.resources_for(load_suspect(folder)[0])
-    started = time.perf_counter()
-    result = defense.apply(resources)
-    seconds = round(time.perf_counter() - started, 2)
     before = work.scores(work.predictions(resources.suspect))
+    started = time.perf_counter()
+    cell, result, choice = _applied(cell, work, resources, before)
+    seconds = round(time.perf_counter() - started, 2)
+    defense = cell.build_defense()
+    assert defense
     card: dict[str, Any] = {
         "control": cell.suspect.control,
         "defense": cell.defense.name,
@@ -107,6 +113,7 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
         "suspect": canonical(cell.suspect),
         "findings": summary(abnormal_words(resources.drift, resources.suspect, work.clean.tokenizer)),
         "before": _percents(before),
+        **choice,
     }
     if isinstance(result, Guard):
         assert isinstance(defense, Detector)
@@ -126,6 +133,36 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
             save_checkpoint(result, work.clean.tokenizer, target)
         _write(card, target)
     return card
+
+
+def _applied(
+    cell: Cell, work: Bench, resources: Resources, before: Scores
+) -> tuple[Cell, PreTrainedModel | Guard, dict[str, Any]]:
+    """Run the defense; where ρ is open, with one ratio after the other, until one is accurate enough.
+
+    Returns the cell with the ρ that was used, what the defense returned, and how ρ was chosen.
+    """
+    if not cell.policy:
+        defense = cell.build_defense()
+        assert defense
+        return cell, defense.apply(resources), {}
+    tried: dict[float, float] = {}
+    best: tuple[Cell, PreTrainedModel | Guard] | None = None
+    rows, tuning = work.splits.validation, cell.tuning
+    for reserve, candidate in zip(cell.policy.among, cell.candidates(), strict=True):
+        defense = candidate.build_defense()
+        assert defense
+        result = defense.apply(resources)
+        assert not isinstance(result, Guard)
+        logits = predict(result, rows, work.clean.tokenizer, max_length=tuning.max_length, precision=tuning.precision)
+        tried[reserve] = accuracy(logits.argmax(1), np.asarray(rows["label"])).percent
+        choice = choose_reserve(tried, before.validation.percent, cell.policy.max_drop)
+        if choice.reserve == reserve:
+            best = candidate, result
+        if choice.within:
+            break
+    assert best
+    return *best, {"chosen": {"max_drop": cell.policy.max_drop, **vars(choice), "tried": tried}}
 
 
 def _percents(scores: Scores) -> dict[str, str]:
