@@ -80,8 +80,8 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
     """Run the defense of a cell on the suspect in a folder, score it, and write the result into a new folder.
 
     The folder gets the cleaned model and its tokenizer; a detector changes no weights, and leaves its card alone.
-    ``card.json`` holds the defense with all its parameters, how ρ was chosen if it was open, the scores before and after,
-    for a detector its rates, the seconds that it took, the specification, and where it ran.
+    ``card.json`` holds the defense with all its parameters, how ρ was chosen if it was open, the scores before and
+    after, for a detector its rates, the seconds that it took, the specification, and where it ran.
 
     Args:
         folder: Of `deliver`; the weights in it are used, whatever the store has.
