@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from purify.errors import PurifyError
+from purify.gate import inspect
 from purify.home import BUNDLED, location
 
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -236,6 +237,8 @@ def silence() -> Iterator[None]:
 
 def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTrainedModel, set[str]]:
     """Load a model; return it and the parameters that its checkpoint lacks."""
+    if Path(location).is_dir():
+        inspect(Path(location))
     try:
         with silence():
             model, info = auto.from_pretrained(location, output_loading_info=True, **_SAFE, **options)

@@ -67,7 +67,7 @@ def test_pickled_weights_are_never_opened(plm_folder, tmp_path):
     folder = shutil.copytree(plm_folder, tmp_path / "plm")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04\x95would run code")
-    with pytest.raises(PurifyError, match="safetensors"):
+    with pytest.raises(PurifyError, match=r"'pytorch_model\.bin', which can run code"):
         load_plm(folder)
 
 
@@ -75,7 +75,7 @@ def test_a_damaged_file_is_refused(plm_folder, tmp_path):
     folder = shutil.copytree(plm_folder, tmp_path / "plm")
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(PurifyError, match="cannot load"):
+    with pytest.raises(PurifyError, match="no sound safetensors file"):
         load_plm(folder)
 
 
@@ -85,7 +85,7 @@ def test_a_model_that_brings_code_does_not_run_it(plm_folder, tmp_path):
     config |= {"model_type": "evil", "auto_map": {"AutoModel": "evil.Model", "AutoConfig": "evil.Config"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(PurifyError, match="cannot load"):
+    with pytest.raises(PurifyError, match="asks for code of its own"):
         load_plm(folder)
     assert not (tmp_path / "ran").exists()
 

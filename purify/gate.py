@@ -1,0 +1,245 @@
+"""What is refused before anything of a stranger's checkpoint is loaded: pickles, code, paths that lead out, and bombs.
+
+A checkpoint is a folder of JSON and safetensors. Both are looked at here, with limits, before the libraries that load
+models see them: these trust their input more than a defender should.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from purify.errors import PurifyError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".h5", ".msgpack")
+"""Endings of files that run code when they are opened, or that nothing here reads."""
+
+LIMITS: Mapping[str, int] = {
+    "config.json": 1 << 20,
+    "adapter_config.json": 1 << 20,
+    "tokenizer_config.json": 16 << 20,
+    "special_tokens_map.json": 1 << 20,
+    "added_tokens.json": 16 << 20,
+    "tokenizer.json": 256 << 20,
+    "vocab.json": 64 << 20,
+    INDEX: 64 << 20,
+}
+"""The most bytes of each JSON file that are read."""
+
+HEADER = 100_000_000
+"""The most bytes of a safetensors header: the format's own limit."""
+
+LAYERS = 1000
+"""The most layers that a config may ask for."""
+
+WHOLE = 1 << 24
+"""The largest whole number that a config may hold for a size."""
+
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+    "F4": 4,
+}
+
+_LAYER_KEYS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
+_WIDTH_KEYS = ("embedding_size", "hidden_size", "dim", "d_model", "n_embd")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file.
+
+    Attributes:
+        file: Which.
+        dtype: As the format writes it: "F32", "BF16", ….
+        shape: Of the tensor.
+    """
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def inspect(folder: Path) -> dict[str, Stored]:
+    """Check a checkpoint's folder and return its tensors by name; no tensor is read.
+
+    Args:
+        folder: With ``config.json`` and safetensors, one file or several with an index, or a LoRA adapter.
+
+    Raises:
+        PurifyError: there is no such folder; weights that are pickled, missing, or lie outside the folder; JSON that is
+            too large or malformed; a config that asks for code or for absurd sizes; or a malformed header.
+
+    Cost: reads JSON and headers alone.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PurifyError(f"there is no folder '{folder}': give the folder of a checkpoint")
+    adapter = (folder / ADAPTER).exists() and not (folder / WEIGHTS).exists() and not (folder / INDEX).exists()
+    config = read_json(folder, "adapter_config.json" if adapter else "config.json")
+    for name in LIMITS:
+        if name != INDEX and (folder / name).exists():
+            _refuse_code(read_json(folder, name), folder / name)
+    tensors: dict[str, Stored] = {}
+    for path in _weight_files(folder, adapter):
+        for name, stored in _tensors(path):
+            if name in tensors:
+                raise PurifyError(f"{folder} holds the tensor '{_shown(name)}' twice: the checkpoint is damaged")
+            tensors[name] = stored
+    if not adapter:
+        _refuse_sizes(config, tensors, folder)
+    return tensors
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of a checkpoint, up to its limit.
+
+    Raises:
+        PurifyError: it is missing, leads out of the folder, is too large, or is no JSON object.
+    """
+    path = _inside(folder, name)
+    limit = LIMITS.get(name, 1 << 20)
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise PurifyError(f"'{folder}' has no readable {name}: give the folder of a checkpoint") from error
+    if len(content) > limit:
+        raise PurifyError(f"{path} is larger than {limit >> 20} MiB: this is no {name} of a real model")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise PurifyError(f"{path} is no JSON: the checkpoint is damaged") from error
+    if not isinstance(found, dict):
+        raise PurifyError(f"{path} holds no JSON object: the checkpoint is damaged")
+    return found
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return the path of a file in the folder, or of the hub cache's blob that it is a link to."""
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name or "\\" in name:
+        raise PurifyError(f"'{_shown(name)}' leads out of the checkpoint '{folder}': it must be a plain file name")
+    path = folder / name
+    if path.is_symlink():
+        home = folder.resolve()
+        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+        if path.resolve().parent not in (home, blobs):
+            raise PurifyError(f"{path} is a link that leads out of the checkpoint: copy the file itself there")
+    return path
+
+
+def _weight_files(folder: Path, adapter: bool) -> list[Path]:
+    if adapter:
+        return [_inside(folder, ADAPTER)]
+    if (folder / INDEX).exists():
+        places = read_json(folder, INDEX).get("weight_map")
+        if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
+            raise PurifyError(f"{folder / INDEX} has no 'weight_map' of tensors to files: the checkpoint is damaged")
+        shards = [_inside(folder, name) for name in dict.fromkeys(places.values())]
+        for path in shards:
+            if path.suffix != ".safetensors" or not path.is_file():
+                raise PurifyError(f"{folder / INDEX} names '{_shown(path.name)}', which is no safetensors file there")
+        return shards
+    if (folder / WEIGHTS).exists():
+        return [_inside(folder, WEIGHTS)]
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+    if pickled:
+        raise PurifyError(
+            f"'{folder}' has its weights in '{_shown(pickled[0])}', which can run code when it is opened: on a machine "
+            "that holds nothing of value, load it with transformers and save it with "
+            "model.save_pretrained(folder, safe_serialization=True)"
+        )
+    raise PurifyError(f"'{folder}' has no safetensors weights: give the folder of a checkpoint")
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Stored]]:
+    """Yield what the header of a safetensors file describes, after checking it against the file."""
+    damaged = f"{path} is no sound safetensors file"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            first = file.read(8)
+            if len(first) < 8:
+                raise PurifyError(f"{damaged}: it is cut off")
+            (length,) = struct.unpack("<Q", first)
+            if length > min(HEADER, size - 8):
+                raise PurifyError(f"{damaged}: its header would take {length} bytes")
+            header = json.loads(file.read(length).decode("utf-8"))
+    except OSError as error:
+        raise PurifyError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, PurifyError) else PurifyError(f"{damaged}: its header is no JSON") from error
+    if not isinstance(header, dict):
+        raise PurifyError(f"{damaged}: its header is no JSON object")
+    spans = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+            whole = all(type(value) is int and 0 <= value < 1 << 62 for value in (*shape, start, end))
+            bits = _BITS[dtype] * math.prod(shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PurifyError(f"{damaged}: its header does not describe '{_shown(name)}' soundly") from error
+        if not whole or bits != 8 * (end - start) or len(shape) > 16:
+            raise PurifyError(f"{damaged}: '{_shown(name)}' does not have the bytes that its shape asks for")
+        spans.append((start, end))
+        yield name, Stored(path, dtype, shape)
+    place = 0
+    for start, end in sorted(spans):
+        if start != place:
+            raise PurifyError(f"{damaged}: its tensors overlap or leave holes")
+        place = end
+    if place != size - 8 - length:
+        raise PurifyError(f"{damaged}: it has {size - 8 - length} bytes of data, and its header describes {place}")
+
+
+def _refuse_code(content: Mapping[str, Any], path: Path) -> None:
+    for key in ("auto_map", "custom_pipelines"):
+        if content.get(key):
+            raise PurifyError(f"{path} asks for code of its own ('{key}'), which is never run here: take the entry out")
+
+
+def _refuse_sizes(config: Mapping[str, Any], tensors: Mapping[str, Stored], folder: Path) -> None:
+    """Refuse sizes that the file cannot back: building such a model would take the machine down before it fails."""
+
+    def bad(key: str) -> PurifyError:
+        return PurifyError(f"{folder / 'config.json'} has {key} = {_shown(config[key])}: no real model has that")
+
+    for key in _LAYER_KEYS:
+        if key in config and not (type(config[key]) is int and 0 < config[key] <= LAYERS):
+            raise bad(key)
+    for key, value in config.items():
+        if type(value) is int and key.endswith(("_size", "_dim", "_heads", "num_labels", "dim", "n_embd", "d_model")):
+            if not 0 < value <= WHOLE:
+                raise bad(key)
+        elif (type(value) is int and abs(value) > 1 << 40) or (type(value) is float and not math.isfinite(value)):
+            raise bad(key)
+    held = sum(stored.numel for stored in tensors.values())
+    width = next((config[key] for key in _WIDTH_KEYS if type(config.get(key)) is int), 1)
+    for key in ("vocab_size", "num_labels"):
+        if type(config.get(key)) is int and config[key] * width > 2 * held:
+            raise bad(key)
+    labels = config.get("id2label")
+    if labels is not None and not (isinstance(labels, dict) and len(labels) * width <= 2 * held + 2 * width):
+        raise bad("id2label")
+
+
+def _shown(value: object) -> str:
+    """A stranger's text, short and without control characters."""
+    text = "".join(character if character.isprintable() else "?" for character in str(value)[:80])
+    return text + ("…" if len(str(value)) > 80 else "")
