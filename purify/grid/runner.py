@@ -149,13 +149,13 @@ def execute(
     return Report(len(cells), schedule.failed)
 
 
-def run(cells: Sequence[Cell], store: Store) -> list[Record]:
-    """Run the cells that the store lacks in this process, and return the records of all, in order.
+def run(cells: Sequence[Cell], store: Store, *, engine: Engine = in_process) -> list[Record]:
+    """Run the cells that the store lacks, by default in this process, and return the records of all, in order.
 
     Raises:
         PurifyError: as `execute`; also if a cell fails.
     """
-    report = execute(cells, store)
+    report = execute(cells, store, engine=engine)
     if report.failed:
         cell, error = next(iter(report.failed.items()))
         raise PurifyError(f"{len(report.failed)} of {report.total} cells failed; the first is {cell}: {error}")
