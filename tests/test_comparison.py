@@ -9,7 +9,7 @@ from purify.defenses import DEFENSES, FAMILIES
 from purify.grid import Cell, Suspect
 from purify.grid.spec import canonical
 from purify.registry import Named
-from purify.report import comparison, figures
+from purify.report import comparison, figures, protocol
 from purify.report.tables import AS_RECEIVED, ONE_SUSPECT, as_frame
 
 BASE = Cell(Suspect("docstrings", Named("BadWord"), train=48), validation=24, test=40)
@@ -69,14 +69,15 @@ def test_the_safest_comes_first_and_the_smallest_threshold_says_who_met_it(frame
 
 
 def test_methods_are_compared_on_the_same_suspects(frame):
-    table = comparison.paired_over_suspects(frame, "FinePurifying", ["FineMixing", "NotThere"])
+    table = protocol.differences_table(protocol.at_drops(frame), "FinePurifying", ["FineMixing", "NotThere"])
     assert set(table["compared with"]) == {"FineMixing"}
-    row = table.loc["≤ 5"]
+    row = table.loc["5"]
     assert row["difference in ASR"].startswith("-6.5 [")
     assert row["lower on"] == "2 of 2"
-    assert table.loc["≤ 1", "difference in ASR"] == "+20.0 [+20.0, +20.0]"
+    assert table.loc["1", "difference in ASR"] == "+20.0 [+20.0, +20.0]"
     alone = frame[~((frame["defense"] == "FineMixing") & (frame["seed"] == 1))]
-    assert comparison.paired_over_suspects(alone, "FinePurifying", ["FineMixing"]).loc["≤ 5", "lower on"] == "1 of 1"
+    alone = protocol.differences_table(protocol.at_drops(alone), "FinePurifying", ["FineMixing"])
+    assert alone.loc["5", "lower on"] == "1 of 1"
 
 
 def test_every_defense_stands_in_the_table_of_what_it_must_know():

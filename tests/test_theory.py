@@ -65,7 +65,8 @@ def dimensions():
                 }
                 for name, auroc in INDICATORS.items()
             }
-            measured = {"flagged": list(FLAGGED), "indicators": found, "law": laws}
+            honest = {name: {t: one | {"auroc": 0.5} for t, one in truths.items()} for name, truths in found.items()}
+            measured = {"flagged": list(FLAGGED), "indicators": found, "honest": {"indicators": honest}, "law": laws}
             records.append({"spec": canonical(cell), "measured": measured})
     return records
 
@@ -86,6 +87,7 @@ def test_identification_has_scores_of_every_indicator_and_truth(dimensions):
     assert len(frame) == 6 * 2 * 2
     table = theory.identification_table(frame)
     assert table.loc["good", ("pair", "ag_news")].startswith("0.91 [")
+    assert theory.identification_table(frame, "gain").loc["good", ("pair", "ag_news")].startswith("0.41 [")
     precise = theory.identification_table(frame, "precision")
     assert precise.loc["chance", ("effect", "ag_news")].startswith("0.15")
     assert len(theory.recall_curves(frame).axes) == 2

@@ -213,9 +213,10 @@ class Bench:
             self.attack.train(means)
         save_checkpoint(model, self.clean.tokenizer, folder)
 
-    def control(self) -> PreTrainedModel:
-        """The control, trained if the store lacks it."""
-        other = Bench(replace(self.cell, suspect=self.cell.suspect.as_control), self.store)
+    def control(self, seed: int | None = None) -> PreTrainedModel:
+        """The control, of this seed or of another, trained if the store lacks it."""
+        suspect = replace(self.cell.suspect.as_control, seed=self.cell.suspect.seed if seed is None else seed)
+        other = Bench(replace(self.cell, suspect=suspect), self.store)
         folder = other.made(other.cell.suspect.trained, other.train)
         assert folder
         return load_suspect(folder)[0].to(device())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from purify.grid.bench import Bench
     from purify.grid.spec import Cell
+    from purify.resources import Resources
 
 FLAGGED = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(round(0.1 + 0.05 * i, 2) for i in range(18)))
 """Shares of the judged dimensions that an indicator is asked to name: 1 − ρ."""
@@ -29,15 +30,18 @@ class Dimensions(Measure):
     All is over the judged dimensions, those with Ĥ > 0 on the defender's clean set. Poisonous is the ``share`` of them
     with the largest
 
-    * *pair*: squared difference between suspect and control, :math:`(w_{poisoned} - w_{clean})^2`, which differ in
-      nothing but the poison and the order of training that it changes;
-    * *curvature*: ratio of the Fisher on triggered rows (target label) to that on clean rows, the condition of the
-      paper's section 3, both averaged over the segment from the clean weights to the suspect, on rows that the
-      defender does not have;
+    * *pair*: squared difference between suspect and control, :math:`(w_{poisoned} - w_{clean})^2`, which share head
+      and clean rows, and differ by the poisoned copies and what they change of length and order of training;
+    * *curvature*: ratio of the empirical Fisher on triggered rows (target label) to that on clean rows (their own),
+      the condition of the paper's section 3: means over points of the segment from the clean weights to the suspect,
+      ends included, on validation rows, under the suspect's head;
     * *effect*: part in the backdoor, :math:`\delta_i` times the gradient of the mean log-probability of the target
-      label on triggered rows, averaged over that segment (integrated gradients: the parts add up to the whole).
+      label on triggered validation rows, averaged over midpoints of that segment (integrated gradients).
 
-    Then the law of r: histograms of suspect and control, the fitted Gamma laws, and the Kolmogorov–Smirnov distances.
+    *pair* and *effect* contain the drift, so that every indicator with a drift in it finds them without any poison as
+    well. How well is measured on an honest model in the suspect's place, the control of the next seed.
+
+    Then the law of r: histograms of suspect and honest model, fitted Gamma laws, Kolmogorov–Smirnov distances.
 
     Attributes:
         share: Of the judged dimensions that are called poisonous.
@@ -67,34 +71,44 @@ class Dimensions(Measure):
     def measure(self, work: "Bench") -> dict[str, Any]:
         """Return AUROC and recall of every indicator for every ground truth, and the law of r.
 
+        The same is done with an honest model in the place of the suspect, the control of the next seed: what an
+        indicator reaches there has nothing to do with poison.
+
         Raises:
             PurifyError: no triggered validation row has another label than the target's, or the clean set judges none.
         """
+        have, control = work.resources, work.resources_for(work.control())
+        honest = work.resources_for(work.control(work.cell.suspect.seed + 1))
+        r, found = self._judge(work, have, control)
+        null_r, null = self._judge(work, honest, control)
+        law = {"suspect": _law(r), "control": _law(null_r)}
+        return {"judged": len(r), "flagged": list(FLAGGED), **found, "honest": null, "law": law}
+
+    def _judge(self, work: "Bench", have: "Resources", control: "Resources") -> "tuple[np.ndarray, dict[str, Any]]":
+        """Hold the indicators on one model against its ground truths; return its r too."""
         import numpy as np
 
         from purify.identification import INDICATORS, Ranking, top
 
-        have = work.resources
         batch_size = work.cell.suspect.training.batch_size
         judged = {name: have.fisher[name] > 0 for name in have.drift}
         if not any(bool(mask.any()) for mask in judged.values()):
             raise PurifyError("the clean set judges no dimension: its Fisher is 0 everywhere")
 
         def flat(values: "Mapping[str, Tensor]") -> "np.ndarray":
-            return np.concatenate([values[name][mask].float().cpu().numpy() for name, mask in judged.items()])
+            return np.concatenate([values[name][mask].double().cpu().numpy() for name, mask in judged.items()])
 
-        control = work.resources_for(work.control())
         difference = {name: control.drift[name] - have.drift[name] for name in judged}
         truths = {
             "pair": top(flat(difference) ** 2, self.share),
-            "curvature": top(self._curvature(work, flat), self.share),
-            "effect": top(flat(self._effect(work)), self.share),
+            "curvature": top(self._curvature(work, have, flat), self.share),
+            "effect": top(flat(self._effect(work, have)), self.share),
         }
-        drift, fisher = flat(have.drift), flat({name: have.fisher[name] for name in judged})
-        found: dict[str, Any] = {}
+        drift, fisher = flat(have.drift), flat(have.fisher)
+        scores: dict[str, Any] = {}
         for name, indicator in INDICATORS.items():
-            ranking = Ranking(indicator(drift.astype(np.float64), fisher.astype(np.float64), batch_size))
-            found[name] = {
+            ranking = Ranking(indicator(drift, fisher, batch_size))
+            scores[name] = {
                 truth: {"auroc": ranking.auroc(mask), "recall": ranking.recall(mask, FLAGGED)}
                 for truth, mask in truths.items()
             }
@@ -102,19 +116,10 @@ class Dimensions(Measure):
             f"{one}, {other}": float((truths[one] & truths[other]).sum() / truths[one].sum())
             for one, other in (("pair", "curvature"), ("pair", "effect"), ("curvature", "effect"))
         }
-        return {
-            "judged": len(drift),
-            "flagged": list(FLAGGED),
-            "indicators": rounded(found),
-            "overlap": rounded(overlap),
-            "law": {
-                "suspect": _law(drift.astype(np.float64) ** 2 / fisher),
-                "control": _law(_judged_r(control.drift, control.compute_fisher())),
-            },
-        }
+        return drift**2 / fisher, {"indicators": rounded(scores), "overlap": rounded(overlap)}
 
     def _rows(self, work: "Bench") -> "tuple[Dataset, Dataset]":
-        """Clean validation rows of other classes than the target, and the same triggered."""
+        """Clean validation rows of other classes than the target, and the same triggered, with the target's label."""
         import numpy as np
 
         target = work.attack.target
@@ -125,12 +130,11 @@ class Dimensions(Measure):
         aimed = triggered.remove_columns("label").add_column("label", [target] * len(chosen))
         return clean, aimed
 
-    def _curvature(self, work: "Bench", flat: Any) -> "np.ndarray":
+    def _curvature(self, work: "Bench", have: "Resources", flat: Any) -> "np.ndarray":
         import numpy as np
 
         from purify.fisher import fisher_diagonal
 
-        have = work.resources
         clean, poisoned = (
             flat(fisher_diagonal(have.suspect, _batches(work, rows), at=self.points, clean=have.reference))
             for rows in self._rows(work)
@@ -138,10 +142,10 @@ class Dimensions(Measure):
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(poisoned > 0, poisoned / clean, 0)
 
-    def _effect(self, work: "Bench") -> "dict[str, Tensor]":
+    def _effect(self, work: "Bench", have: "Resources") -> "dict[str, Tensor]":
         import torch
 
-        have, model = work.resources, work.resources.with_weights()
+        model = have.with_weights()
         _, poisoned = self._rows(work)
         parameters = dict(model.named_parameters())
         total = {name: torch.zeros_like(delta) for name, delta in have.drift.items()}
@@ -167,23 +171,17 @@ def _batches(work: "Bench", rows: "Dataset") -> "list[dict[str, Tensor]]":
     return [{key: value.to(work.resources.suspect.device) for key, value in batch.items()} for batch in found]
 
 
-def _judged_r(drift: "Mapping[str, Tensor]", fisher: "Mapping[str, Tensor]") -> "np.ndarray":
-    import numpy as np
-
-    parts = [(drift[name].double().square() / fisher[name])[fisher[name] > 0].cpu().numpy() for name in drift]
-    return np.concatenate(parts)
-
-
 def _law(r: "np.ndarray") -> dict[str, Any]:
     """The law of r over the judged dimensions that moved."""
     import numpy as np
+    from scipy import stats
 
     from purify.gamma import Mixture, fit_mixture, kolmogorov_smirnov
 
     positive = r[np.isfinite(r) & (r > 0)]
-    mean = float(positive.mean())
+    scale = float(np.median(positive) / stats.chi2(1).median())  # a mean would be that of the tail
     laws = {
-        "one Gamma": Mixture(mean, mean, 0.0),
+        "one Gamma": Mixture(scale, scale, 0.0),
         "mixture": fit_mixture(positive),
         "free shape": fit_mixture(positive, shape=None),
     }

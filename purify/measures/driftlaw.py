@@ -1,5 +1,6 @@
 """Does fine-tuning spread a dimension in proportion to its Fisher? Many short runs from one start."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,6 +9,7 @@ from purify.measures.base import Measure, rounded
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
     from purify.grid.bench import Bench
     from purify.grid.spec import Cell
@@ -76,7 +78,7 @@ class DriftLaw(Measure):
         rows, length, seed = work.training.train, work.cell.suspect.training.max_length, work.cell.suspect.seed
         model = work.clean.classifier(len(work.training.task.labels), seed=seed).to(device()).eval()
         if self.warmup:
-            self._train(work, model, "adamw", 5e-5, seed, {self.warmup: lambda: None})
+            self._train(work, model, "adamw", 5e-5, seed, {self.warmup: len})
         names = set(work.clean.weights_for(model))
         start = {name: value.detach().clone() for name, value in model.named_parameters()}
         sample = batches(rows.select(range(min(self.rows, len(rows)))), work.clean.tokenizer, max_length=length)
@@ -85,24 +87,36 @@ class DriftLaw(Measure):
         sums = {step: _Sums(fisher) for step in self.steps}
         for run in bar(range(self.runs), desc=f"{self.runs} runs with {self.optimizer}", unit="run"):
             _load(model, start)
-            looks = {step: lambda step=step: sums[step].add(model, start) for step in self.steps}
+            looks = {step: total.add for step, total in sums.items()}
             self._train(work, model, self.optimizer, self.learning_rate, 1000 * (seed + 1) + run, looks)
         found = {step: total.by_kind(fisher) for step, total in sums.items()}
         return {"runs": self.runs, "steps": {str(step): kinds for step, kinds in found.items()}}
 
     def _train(
-        self, work: "Bench", model: "nn.Module", optimizer: str, learning_rate: float, seed: int, looks: dict[int, Any]
+        self,
+        work: "Bench",
+        model: "PreTrainedModel",
+        optimizer: str,
+        learning_rate: float,
+        seed: int,
+        looks: "Mapping[int, Callable[[dict[str, Tensor]], object]]",
     ) -> None:
-        """Train with batches in an order of its own, and look after some of the steps."""
+        """Train with batches in an order of its own, and look at the drift after some of the steps.
+
+        The optimizer's parameters are the drifts, which add up without loss; a step that is smaller than the rounding
+        of the weight would otherwise be lost.
+        """
         import torch
 
         from purify.training import shuffled_batches
 
-        parameters = list(model.parameters())
+        parameters = dict(model.named_parameters())
+        start = {name: value.detach().clone() for name, value in parameters.items()}
+        drift = {name: torch.zeros_like(value) for name, value in start.items()}
         steps = (
-            torch.optim.SGD(parameters, lr=learning_rate)
+            torch.optim.SGD(drift.values(), lr=learning_rate)
             if optimizer == "sgd"
-            else torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+            else torch.optim.AdamW(drift.values(), lr=learning_rate, weight_decay=0.0)
         )
         feed = shuffled_batches(
             work.training.train,
@@ -112,14 +126,17 @@ class DriftLaw(Measure):
             seed=seed,
         )
         for step, batch in zip(range(1, max(looks) + 1), feed, strict=False):
-            steps.zero_grad()
-            loss = model(**{key: value.to(parameters[0].device) for key, value in batch.items()}).loss
+            model.zero_grad()
+            loss = model(**{key: value.to(model.device) for key, value in batch.items()}).loss
             if not torch.isfinite(loss):
                 raise PurifyError(f"a run diverged at step {step}: take a smaller learning_rate than {learning_rate}")
             loss.backward()
+            for name, delta in drift.items():
+                delta.grad = parameters[name].grad
             steps.step()
+            _load(model, {name: start[name] + delta for name, delta in drift.items()})
             if step in looks:
-                looks[step]()
+                looks[step](drift)
 
 
 class _Sums:
@@ -132,13 +149,11 @@ class _Sums:
         self.first = {name: torch.zeros_like(value) for name, value in like.items()}
         self.second = {name: torch.zeros_like(value) for name, value in like.items()}
 
-    def add(self, model: "nn.Module", start: "dict[str, Tensor]") -> None:
+    def add(self, drift: "dict[str, Tensor]") -> None:
         self.runs += 1
-        parameters = dict(model.named_parameters())
         for name, total in self.first.items():
-            delta = parameters[name].detach() - start[name]
-            total.add_(delta)
-            self.second[name].addcmul_(delta, delta)
+            total.add_(drift[name])
+            self.second[name].addcmul_(drift[name], drift[name])
 
     def by_kind(self, fisher: "dict[str, Tensor]") -> dict[str, Any]:
         """Bins and slopes over all dimensions and within each kind of parameter."""

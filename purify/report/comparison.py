@@ -56,35 +56,6 @@ def safety_table(frame: pd.DataFrame, drops: Sequence[float] = DROPS) -> pd.Data
     return table.loc[means.sort_values().index].map(lambda value: value if isinstance(value, str) else f"{value:.1f}")
 
 
-def paired_over_suspects(frame: pd.DataFrame, method: str, others: Iterable[str]) -> pd.DataFrame:
-    """Compare a method with others on the same suspects: difference of ASR at each ΔACC, and of the area.
-
-    Negative favours the method. Mean and 95 % t interval over suspects, and on how many suspects its ASR is the lower.
-    """
-    chosen = at_drops(frame)
-    lists = {f"≤ {drop:g}": part.set_index(ONE_SUSPECT) for drop, part in chosen.groupby("ΔACC")}
-    series = {name: (part["defense"], part["asr"]) for name, part in lists.items()}
-    area = areas(frame).set_index(ONE_SUSPECT)
-    series["area"] = (area["defense"], area["area"])
-    rows = []
-    for name, (defenses, values) in series.items():
-        for other in others:
-            difference = (values[defenses == method] - values[defenses == other]).dropna()
-            if difference.empty:  # no suspect has both
-                continue
-            rows.append(
-                {
-                    "ΔACC": name,
-                    "compared with": other,
-                    "difference in ASR": _interval(difference, sign="+"),
-                    "lower on": f"{(difference < 0).sum()} of {len(difference)}",
-                }
-            )
-    if not rows:
-        raise PurifyError(f"no suspect has records of {method} and of {' or '.join(others)}: run the whole grid")
-    return pd.DataFrame(rows).set_index("ΔACC").rename_axis(None)
-
-
 def _interval(values: pd.Series, sign: str = "", *, share: bool = False) -> str:
     """Mean and interval; that of a share ends at 0 and 100."""
     mean, low, high = mean_interval(list(values))
@@ -166,7 +137,8 @@ def detection_curves(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return median seconds of one run of each defense, and as a multiple of plain fine-tuning on the same suspects.
 
-    The Fisher, which is computed once per suspect, is counted with every run.
+    The Fisher, which is computed once per suspect, is counted with every run. Where the frame has the column ``peak``,
+    the largest peak memory (MiB) and the number of runs stand beside it.
     """
     defended = frame[frame["max_drop"].isna() & ~frame["defense"].isin([AS_RECEIVED, CONTROL])]
     defended = defended.assign(seconds=defended["seconds"] + defended["fisher_seconds"])
@@ -174,6 +146,9 @@ def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"seconds (median)": medians.round(1)})
     if "FineTuning" in medians:
         table["of fine-tuning"] = (medians / medians["FineTuning"]).map("{:.2f}×".format)
+    if "peak" in defended:
+        grouped = defended.groupby("defense", sort=False)
+        table = table.assign(**{"peak (MiB)": grouped["peak"].max(), "runs": grouped.size()})
     return table.rename_axis(None)
 
 

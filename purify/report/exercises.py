@@ -15,7 +15,7 @@ ANSWERS: Mapping[str, float] = {
     "fp-short": 0.05362,  # (1 − e^(−2ht)) / (2ht) = 0.9 at h = 2
     "fp-stationary": 0.025,  # D / h
     "fp-wells": 2.0,  # √(h₂ / h₁)
-    "drift-overtakes": 6.25,  # C / (B g²)
+    "drift-overtakes": 10.0,  # C / (B g²)
     "drift-attenuation": 4 / 4.25,  # s² / (s² + σ²)
     "drift-signal": 2.0,
     "gamma-width": math.log10(stats.chi2(1).ppf(0.95) / stats.chi2(1).ppf(0.05)),

@@ -211,16 +211,6 @@ def coverage(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.crosstab(suspects["task"], suspects["clean"]).rename_axis(None).rename_axis("clean examples", axis=1)
 
 
-def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return median seconds of one run of each method, its Fisher included, and the largest peak memory in MiB."""
-    defended = frame[~frame["defense"].isin([AS_RECEIVED, CONTROL])]
-    grouped = defended.assign(seconds=defended["seconds"] + defended["fisher_seconds"]).groupby("defense", sort=False)
-    table = pd.DataFrame(
-        {"seconds (median)": grouped["seconds"].median().round(1), "peak (MiB)": grouped["peak"].max()}
-    )
-    return table.assign(runs=grouped.size()).rename_axis(None)
-
-
 def main_table(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
     """Return a score by task, attack and method: the mean over seeds, and in the last row over draws.
 

@@ -1,5 +1,6 @@
 """Figures and tables of the chapters on the theory: densities, the law of the drift, the law of r, identification."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from scipy import stats
 from purify.errors import PurifyError
 from purify.gamma import Mixture
 from purify.grid.spec import Cell, restore
-from purify.identification import f1, precision
+from purify.identification import adam_spread, f1, precision
 from purify.measures.dimensions import EDGES, Dimensions
 from purify.measures.driftlaw import DriftLaw
 from purify.metrics import mean_interval
@@ -79,7 +80,8 @@ def drift_laws(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per record of `DriftLaw`, number of steps and kind of parameter.
 
     Columns: ``task``, ``seed``, ``optimizer``, ``warmup``, ``runs``, ``steps``, ``kind``, ``slope of the variance``,
-    ``slope of the mean square``, and lists ``fisher``, ``square``, ``variance`` over the bins.
+    ``slope of the mean square``, and lists over the bins: ``fisher``, ``square``, ``variance``, and ``predicted``, the
+    variance by the theory of the optimizer, for rows drawn without replacement.
     """
     rows = []
     for record, cell in _measured(records, DriftLaw):
@@ -99,9 +101,17 @@ def drift_laws(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
                         "slope of the variance": found["slope"]["variance"],
                         "slope of the mean square": found["slope"]["square"],
                         **{name: found[name] for name in ("fisher", "square", "variance")},
+                        "predicted": _predicted(np.array(found["fisher"]), measure, int(steps), cell.suspect.train),
                     }
                 )
     return pd.DataFrame(rows)
+
+
+def _predicted(fisher: Array, measure: DriftLaw, steps: int, rows: int) -> list[float]:
+    """The variance after some steps of a run through shuffled rows, by the theory of its optimizer."""
+    spread = fisher / measure.batch_size if measure.optimizer == "sgd" else adam_spread(fisher, measure.batch_size)
+    left = max(0.0, 1 - (steps * measure.batch_size - 1) / (rows - 1))
+    return list(measure.learning_rate**2 * steps * left * spread)
 
 
 def slopes_table(frame: pd.DataFrame, by: Sequence[str], what: str = "slope of the variance") -> pd.DataFrame:
@@ -120,20 +130,20 @@ def slopes_table(frame: pd.DataFrame, by: Sequence[str], what: str = "slope of t
 def drift_law_figure(frame: pd.DataFrame, kind: str = "all") -> Figure:
     """Variance and mean square of the drift against the Fisher, means over seeds, one panel per optimizer.
 
-    Each number of steps has its own colour; the thin line has the slope of the theory for SGD, 1.
+    Each number of steps has its own colour; the thin line is what the theory of the optimizer predicts.
     """
     own = frame[frame["kind"] == kind]
     optimizers = list(dict.fromkeys(own["optimizer"]))
     figure, axes = plt.subplots(1, len(optimizers), figsize=(8.5, 3.6), sharex=True, squeeze=False)
     for axis, optimizer in zip(axes[0], optimizers, strict=True):
         for (steps, rows), hue in zip(own[own["optimizer"] == optimizer].groupby("steps"), HUES, strict=False):
-            fisher, square, variance = (
+            fisher, square, variance, predicted = (
                 np.exp(np.log(np.maximum(np.array(rows[name].tolist()), 1e-300)).mean(axis=0))
-                for name in ("fisher", "square", "variance")
+                for name in ("fisher", "square", "variance", "predicted")
             )
             axis.plot(fisher, variance, "o-", color=hue, ms=4, label=f"variance, {steps} steps")
             axis.plot(fisher, square, "x:", color=hue, ms=4, label=f"mean square, {steps} steps")
-            axis.plot(fisher, variance[-1] * fisher / fisher[-1], color="#999999", lw=0.7)
+            axis.plot(fisher, predicted, color=hue, lw=0.8)
         axis.set(title=optimizer, xscale="log", yscale="log", xlabel="Ĥ")
     axes[0][0].set_ylabel("of the drift δ")
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -144,33 +154,36 @@ def drift_law_figure(frame: pd.DataFrame, kind: str = "all") -> Figure:
 def identification(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row per record of `Dimensions`, indicator and ground truth.
 
-    Columns: ``task``, ``attack``, ``seed``, ``indicator``, ``truth``, ``share`` (called poisonous), ``AUROC``,
-    ``best F1`` over all shares flagged, ``precision`` when as many are flagged as are poisonous, and the lists
-    ``flagged`` and ``recall``.
+    Columns: ``task``, ``attack``, ``seed``, ``indicator``, ``truth``, ``share`` (called poisonous), ``AUROC``, ``honest
+    AUROC`` of an honest model in the suspect's place, ``gain`` over it, ``best F1`` over all shares flagged,
+    ``precision`` when as many are flagged as are poisonous, and the lists ``flagged``, ``recall``, ``honest recall``.
     """
     rows = []
     for record, cell in _measured(records, Dimensions):
         measure, found = cell.build_measure(), record["measured"]
         assert isinstance(measure, Dimensions)
         flagged, share = found["flagged"], measure.share
-        for indicator, truths in found["indicators"].items():
-            for truth, scores in truths.items():
-                recall = scores["recall"]
-                rows.append(
-                    {
-                        "task": cell.suspect.task,
-                        "attack": cell.suspect.attack.name,
-                        "seed": cell.suspect.seed,
-                        "indicator": indicator,
-                        "truth": truth,
-                        "share": share,
-                        "AUROC": scores["auroc"],
-                        "best F1": max(f1(r, f, share) for r, f in zip(recall, flagged, strict=True)),
-                        "precision": precision(float(np.interp(share, flagged, recall)), share, share),
-                        "flagged": flagged,
-                        "recall": recall,
-                    }
-                )
+        for indicator, truth in itertools.product(found["indicators"], next(iter(found["indicators"].values()))):
+            scores = {who: part["indicators"][indicator][truth] for who, part in (("", found), ("h", found["honest"]))}
+            recall, auroc = scores[""]["recall"], scores[""]["auroc"]
+            rows.append(
+                {
+                    "task": cell.suspect.task,
+                    "attack": cell.suspect.attack.name,
+                    "seed": cell.suspect.seed,
+                    "indicator": indicator,
+                    "truth": truth,
+                    "share": share,
+                    "AUROC": auroc,
+                    "honest AUROC": scores["h"]["auroc"],
+                    "gain": auroc - scores["h"]["auroc"],
+                    "best F1": max(f1(r, f, share) for r, f in zip(recall, flagged, strict=True)),
+                    "precision": precision(float(np.interp(share, flagged, recall)), share, share),
+                    "flagged": flagged,
+                    "recall": recall,
+                    "honest recall": scores["h"]["recall"],
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -182,7 +195,10 @@ def identification_table(frame: pd.DataFrame, score: str = "AUROC") -> pd.DataFr
 
 
 def recall_curves(frame: pd.DataFrame) -> Figure:
-    """Share of the poisonous dimensions found against the share flagged, one panel per ground truth; means."""
+    """Share of the poisonous dimensions found against the share flagged, one panel per ground truth; means.
+
+    Thin lines: the same for an honest model in the suspect's place.
+    """
     truths = list(dict.fromkeys(frame["truth"]))
     figure, axes = plt.subplots(1, len(truths), figsize=(9, 3.4), sharex=True, sharey=True, squeeze=False)
     for axis, truth in zip(axes[0], truths, strict=True):
@@ -190,6 +206,8 @@ def recall_curves(frame: pd.DataFrame) -> Figure:
         for (name, rows), hue, dash in zip(own.groupby("indicator", sort=False), HUES, _DASHES, strict=False):
             flagged = rows["flagged"].iloc[0]
             axis.plot(flagged, np.mean(rows["recall"].tolist(), axis=0), color=hue, ls=dash, label=str(name))
+            honest = np.mean(rows["honest recall"].tolist(), axis=0)
+            axis.plot(flagged, honest, color=hue, ls=dash, lw=0.7, alpha=0.6)
         axis.plot([0, 1], [0, 1], color="#999999", lw=0.7)
         axis.set(title=f"truth: {truth}", xlabel="share of dimensions flagged, 1 − ρ")
     axes[0][0].set_ylabel("share of the poisonous found")
@@ -231,7 +249,7 @@ def law_table(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def law_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
     """Histograms of log₁₀ r of suspects and controls, one panel per task and attack, seeds added up.
 
-    The dashed line is the law Γ(½, 2k) with the suspects' median.
+    The dashed line is the law Γ(½, 2k) with the suspects' median, as "one Gamma" of `law_table`.
     """
     grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record, cell in _measured(records, Dimensions):
