@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from purify.fisher import fisher_diagonal
     from purify.plm import CleanPLM, load_plm, load_suspect
     from purify.purification import Purified, purify
+    from purify.rows import read_rows
     from purify.tasks import TASKS, Splits, Task, load_task
 
 _HOMES = {
@@ -26,6 +27,7 @@ _HOMES = {
     "load_suspect": "plm",
     "load_task": "tasks",
     "purify": "purification",
+    "read_rows": "rows",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "load_suspect",
     "load_task",
     "purify",
+    "read_rows",
 ]
 
 

@@ -203,7 +203,7 @@ def weights_digest(name: str) -> str:
     Raises:
         PurifyError: they cannot be had.
     """
-    folder = Path(name)
+    folder = Path(location(name))
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
