@@ -209,8 +209,9 @@ def recall_curves(frame: pd.DataFrame) -> Figure:
             honest = np.mean(rows["honest recall"].tolist(), axis=0)
             axis.plot(flagged, honest, color=hue, ls=dash, lw=0.7, alpha=0.6)
         axis.plot([0, 1], [0, 1], color="#999999", lw=0.7)
-        axis.set(title=f"truth: {truth}", xlabel="share of dimensions flagged, 1 − ρ")
+        axis.set(title=f"truth: {truth}")
     axes[0][0].set_ylabel("share of the poisonous found")
+    figure.supxlabel("share of dimensions flagged, 1 − ρ", fontsize=11)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     return figure
