@@ -270,6 +270,9 @@ def law_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
         axis.plot(edges, stats.chi2(1).pdf(z) * z * np.log(10), "--", color="#555555", lw=1.2, label=label)
         axis.set(title=f"{task}, {attack}", xlabel="log₁₀ r")
         axis.label_outer()
+    total = np.sum([law[who]["histogram"] for laws in grouped.values() for law in laws for who in law], axis=0)
+    seen = np.flatnonzero(total > 1e-5 * total.sum())
+    axes[0][0].set_xlim(edges[seen[0]], edges[seen[-1] + 1])
     for axis in list(axes.flat)[len(grouped) :]:
         axis.set_visible(False)
     figure.supylabel("density", fontsize=11)
