@@ -74,8 +74,6 @@ def defend(
     assignments = parse_assignments(parameter or [])
     policy = _policy(assignments, drop)
     named = DEFENSES.read(name, assignments)
-    if policy:
-        DEFENSES.named(name, **dict(named.parameters) | {"reserve": policy.among[0]})
     made = suspect_of(suspect)
     budget = replace(FINE_TUNING, epochs=epochs, max_length=made.training.max_length)
     cell = Cell(made, named, clean_per_class, validation, test, budget, policy)

@@ -147,6 +147,7 @@ class Dimensions(Measure):
 
         model = have.with_weights()
         _, poisoned = self._rows(work)
+        feed = _batches(work, poisoned)
         parameters = dict(model.named_parameters())
         total = {name: torch.zeros_like(delta) for name, delta in have.drift.items()}
         for point in range(self.points):
@@ -154,7 +155,7 @@ class Dimensions(Measure):
             with torch.no_grad():
                 for name, delta in have.drift.items():
                     parameters[name].copy_(have.reference[name] + fraction * delta)
-            for batch in _batches(work, poisoned):
+            for batch in feed:
                 model.zero_grad()
                 loss = model(**batch).loss * len(batch["labels"]) / len(poisoned)
                 loss.backward()

@@ -1,7 +1,7 @@
 """Does fine-tuning spread a dimension in proportion to its Fisher? Many short runs from one start."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from purify.errors import PurifyError
@@ -46,7 +46,7 @@ class DriftLaw(Measure):
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.01
     runs: int = 6
-    steps: tuple[int, ...] = field(default=(2, 8, 32))
+    steps: tuple[int, ...] = (2, 8, 32)
     batch_size: int = 16
     rows: int = 256
     warmup: int = 0

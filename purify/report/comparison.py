@@ -48,7 +48,7 @@ def safety_table(frame: pd.DataFrame, drops: Sequence[float] = DROPS) -> pd.Data
         own = chosen[chosen["defense"] == defense]
         row: dict[str, Any] = {f"≤ {drop:g}": own.loc[own["ΔACC"] == drop, "asr"].mean() for drop in drops}
         within = own[own["ΔACC"] == min(drops)]["within"]
-        row |= {"area": _interval(group["area"], share=True), "met": f"{within.sum()} of {len(within)}"}
+        row |= {"area": _share(group["area"]), "met": f"{within.sum()} of {len(within)}"}
         row["tried"] = str(settings[defense])
         rows[defense] = row
     table = pd.DataFrame(rows).T
@@ -56,13 +56,10 @@ def safety_table(frame: pd.DataFrame, drops: Sequence[float] = DROPS) -> pd.Data
     return table.loc[means.sort_values().index].map(lambda value: value if isinstance(value, str) else f"{value:.1f}")
 
 
-def _interval(values: pd.Series, sign: str = "", *, share: bool = False) -> str:
-    """Mean and interval; that of a share ends at 0 and 100."""
+def _share(values: pd.Series) -> str:
+    """Mean and interval of a share, which ends at 0 and 100."""
     mean, low, high = mean_interval(list(values))
-    if share and not np.isnan(low):
-        return f"{mean:.1f} [{max(low, 0):.0f}, {min(high, 100):.0f}]"
-    interval = "" if np.isnan(low) else f" [{low:{sign}.1f}, {high:{sign}.1f}]"
-    return f"{mean:{sign}.1f}{interval}"
+    return f"{mean:.1f}" if np.isnan(low) else f"{mean:.1f} [{max(low, 0):.0f}, {min(high, 100):.0f}]"
 
 
 _SHORT = {

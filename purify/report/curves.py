@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from purify.report.figures import MARKERS, palette
+from purify.report.figures import MARKERS, hide_unused, palette
 from purify.report.protocol import DRAW
 
 
@@ -68,8 +68,7 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     columns = min(max(count, 1), 2)
     rows = max(-(-count // columns), 1)
     figure, axes = plt.subplots(rows, columns, figsize=(9, height * rows), sharex=True, sharey=True, squeeze=False)
-    for axis in list(axes.flat)[count:]:
-        axis.set_visible(False)
+    hide_unused(axes, count)
     return figure, list(axes.flat)[:count]
 
 

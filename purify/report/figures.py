@@ -3,11 +3,13 @@
 import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
@@ -42,6 +44,18 @@ def style() -> None:
     sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans")
     plt.rcParams |= {"figure.dpi": 130, "savefig.facecolor": "white", "axes.spines.top": False}
     plt.rcParams |= {"axes.spines.right": False, "figure.constrained_layout.use": True}
+
+
+def hide_unused(axes: np.ndarray, count: int) -> None:
+    """Hide the panels after the first ``count`` of a grid."""
+    for axis in list(axes.flat)[count:]:
+        axis.set_visible(False)
+
+
+def legend_below(figure: Figure, axis: Axes, columns: int, **options: Any) -> None:
+    """Draw the legend of one panel, which stands for all of them, below the figure."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, **options)
 
 
 def target_probability(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], label: str) -> Figure:
@@ -115,8 +129,7 @@ def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequen
         axis.tick_params(labelsize=8, length=0)
         plt.setp(axis.get_xticklabels(), rotation=35, ha="right")
         plt.setp(axis.get_yticklabels(), rotation=0)
-    for axis in list(axes.flat)[len(counts) :]:
-        axis.set_visible(False)
+    hide_unused(axes, len(counts))
     figure.supxlabel("prediction", fontsize=10)
     figure.supylabel("true label", fontsize=10)
     return figure
@@ -151,8 +164,7 @@ def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
         axis.set(xlabel="", ylabel="", facecolor="#eeeeee")
         axis.tick_params(labelsize=8, length=0)
         plt.setp(axis.get_xticklabels(), rotation=45, ha="right")
-    for axis in list(axes.flat)[len(tables) :]:
-        axis.set_visible(False)
+    hide_unused(axes, len(tables))
     figure.colorbar(ScalarMappable(norm, "rocket_r"), ax=axes, label=label, shrink=0.8)
     return figure
 
@@ -183,8 +195,7 @@ def reserve_curves(frame: pd.DataFrame) -> Figure:
                 axis.axhline(rows[score].mean(), ls=":", color=colours[defense], label=defense)
     axes[0].set(xlabel="reserve ratio ρ", ylabel="clean accuracy (%)")
     axes[1].set(xlabel="reserve ratio ρ", ylabel="attack success rate (%)", ylim=(-3, 103))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, axes[0], 3)
     return figure
 
 
@@ -227,8 +238,7 @@ def pareto(chosen: pd.DataFrame, families: Mapping[str, Sequence[str]]) -> Figur
         axis.set(title=family, ylim=(-3, 103))
         if names:
             axis.legend(frameon=False, fontsize=8)
-    for axis in list(axes.flat)[len(families) :]:
-        axis.set_visible(False)
+    hide_unused(axes, len(families))
     figure.supxlabel("accuracy paid (points)", fontsize=11)
     figure.supylabel("attack success rate (%)", fontsize=11)
     return figure
@@ -247,9 +257,7 @@ def rejection_curves(curves: pd.DataFrame) -> Figure:
             axis.plot(line["FRR"], line["asr"], marker=".", color=colours[str(name)], label=str(name))
         axis.set(title=f"{attack} · {task}", ylim=(-3, 103), xlabel="clean inputs rejected (%)")
         axis.label_outer()
-    for axis in list(axes.flat)[len(attacks) :]:
-        axis.set_visible(False)
+    hide_unused(axes, len(attacks))
     figure.supylabel("attack success rate (%)", fontsize=11)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, axes[0][0], 3)
     return figure

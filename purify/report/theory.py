@@ -17,7 +17,7 @@ from purify.identification import adam_spread, f1, precision
 from purify.measures.dimensions import EDGES, Dimensions
 from purify.measures.driftlaw import DriftLaw
 from purify.metrics import mean_interval
-from purify.report.figures import COLOURS
+from purify.report.figures import COLOURS, hide_unused, legend_below
 
 Array = np.ndarray
 
@@ -47,8 +47,7 @@ def density_steps(
             axis.plot(grid, density(time), color=hue, ls=dash, lw=1.6, label=name)
         axis.set(title=f"t = {time:g}", xlabel="w")
     axes[0][0].set_ylabel("density")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, axes[0][0], 4)
     return figure
 
 
@@ -146,8 +145,7 @@ def drift_law_figure(frame: pd.DataFrame, kind: str = "all") -> Figure:
             axis.plot(fisher, predicted, color=hue, lw=0.8)
         axis.set(title=optimizer, xscale="log", yscale="log", xlabel="Ĥ")
     axes[0][0].set_ylabel("of the drift δ")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    legend_below(figure, axes[0][0], 3, fontsize=9)
     return figure
 
 
@@ -164,8 +162,8 @@ def identification(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
         assert isinstance(measure, Dimensions)
         flagged, share = found["flagged"], measure.share
         for indicator, truth in itertools.product(found["indicators"], next(iter(found["indicators"].values()))):
-            scores = {who: part["indicators"][indicator][truth] for who, part in (("", found), ("h", found["honest"]))}
-            recall, auroc = scores[""]["recall"], scores[""]["auroc"]
+            own, honest = (part["indicators"][indicator][truth] for part in (found, found["honest"]))
+            recall = own["recall"]
             rows.append(
                 {
                     "task": cell.suspect.task,
@@ -174,14 +172,14 @@ def identification(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
                     "indicator": indicator,
                     "truth": truth,
                     "share": share,
-                    "AUROC": auroc,
-                    "honest AUROC": scores["h"]["auroc"],
-                    "gain": auroc - scores["h"]["auroc"],
+                    "AUROC": own["auroc"],
+                    "honest AUROC": honest["auroc"],
+                    "gain": own["auroc"] - honest["auroc"],
                     "best F1": max(f1(r, f, share) for r, f in zip(recall, flagged, strict=True)),
                     "precision": precision(float(np.interp(share, flagged, recall)), share, share),
                     "flagged": flagged,
                     "recall": recall,
-                    "honest recall": scores["h"]["recall"],
+                    "honest recall": honest["recall"],
                 }
             )
     return pd.DataFrame(rows)
@@ -212,8 +210,7 @@ def recall_curves(frame: pd.DataFrame) -> Figure:
         axis.set(title=f"truth: {truth}")
     axes[0][0].set_ylabel("share of the poisonous found")
     figure.supxlabel("share of dimensions flagged, 1 − ρ", fontsize=11)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    legend_below(figure, axes[0][0], 5)
     return figure
 
 
@@ -273,11 +270,9 @@ def law_figure(records: Iterable[Mapping[str, Any]]) -> Figure:
     total = np.sum([law[who]["histogram"] for laws in grouped.values() for law in laws for who in law], axis=0)
     seen = np.flatnonzero(total > 1e-5 * total.sum())
     axes[0][0].set_xlim(edges[seen[0]], edges[seen[-1] + 1])
-    for axis in list(axes.flat)[len(grouped) :]:
-        axis.set_visible(False)
+    hide_unused(axes, len(grouped))
     figure.supylabel("density", fontsize=11)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    legend_below(figure, axes[0][0], 3)
     return figure
 
 
