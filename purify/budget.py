@@ -6,20 +6,23 @@ from typing import Literal, get_args
 from purify.errors import PurifyError
 
 Precision = Literal["auto", "fp32", "bf16"]
+Optimizer = Literal["adamw", "adafactor"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is fine-tuned: AdamW with a linearly decaying learning rate.
+    """How a model is fine-tuned, with a linearly decaying learning rate.
 
     Attributes:
         epochs: Passes over the rows.
         learning_rate: Its initial value.
         batch_size: Examples per step.
-        weight_decay: AdamW's decoupled weight decay.
+        weight_decay: Decoupled weight decay.
         max_length: Tokens per input (both texts of a pair together); longer ones are cut.
         precision: Of forward and backward passes; "auto" is bf16 autocast where the hardware multiplies
             in it, else fp32. Weights and optimiser states are always fp32.
+        optimizer: "adamw", or "adafactor" with a learning rate of its own scale (`transformers.Adafactor` without
+            relative steps).
     """
 
     epochs: int = 3
@@ -28,6 +31,7 @@ class Training:
     weight_decay: float = 0.0
     max_length: int = 96
     precision: Precision = "auto"
+    optimizer: Optimizer = "adamw"
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -36,8 +40,9 @@ class Training:
                 raise PurifyError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not (0 <= self.learning_rate < float("inf") and 0 <= self.weight_decay < float("inf")):
             raise PurifyError("learning_rate and weight_decay must be 0 or more")
-        if self.precision not in get_args(Precision):
-            raise PurifyError(f"precision must be one of {', '.join(get_args(Precision))}, not '{self.precision}'")
+        for name, choices in (("precision", get_args(Precision)), ("optimizer", get_args(Optimizer))):
+            if getattr(self, name) not in choices:
+                raise PurifyError(f"{name} must be one of {', '.join(choices)}, not '{getattr(self, name)}'")
 
 
 TRAINING = Training()

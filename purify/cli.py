@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from purify import cli_attack, cli_defend, cli_grid, cli_pretrain, cli_report
+from purify import cli_attack, cli_defend, cli_doctor, cli_grid, cli_pretrain, cli_report, cli_scan
 from purify.errors import PurifyError
 
 app = typer.Typer(
@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 app.add_typer(cli_grid.app, name="grid")
 app.add_typer(cli_report.app, name="report")
+app.command()(cli_scan.scan)
+app.command()(cli_scan.clean)
+app.command()(cli_doctor.doctor)
 app.command()(cli_attack.attack)
 app.command()(cli_defend.defend)
 app.command()(cli_pretrain.pretrain)

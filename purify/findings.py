@@ -28,10 +28,12 @@ class AbnormalWord:
     Attributes:
         word: As its tokenizer writes it.
         times: Its score in units of that of the word that comes tenth.
+        token: Its number in the vocabulary.
     """
 
     word: str
     times: float
+    token: int
 
     def __str__(self) -> str:
         return f"'{self.word}' ({self.times:.1f}×)"
@@ -44,18 +46,43 @@ def token_counts(tokenizer: PreTrainedTokenizerBase) -> Counter[int]:
     return Counter(token for passage in ids for token in passage)
 
 
-def rareness_weighted(drift: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def rareness_weighted(lengths: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Return E-PUR's score of every word, ‖δ_i‖₂ / log max(f_i, 20), (V,): a common word may drift far, a rare one not.
 
     Args:
-        drift: Of the word embeddings, (V, H).
+        lengths: ‖δ_i‖₂ of each row of the word embeddings, (V,).
         tokenizer: Frequencies f of its tokens are counted on the embedded corpus.
 
     Source: Zhang et al., "Fine-mixing", Findings of EMNLP 2022, section 3.3.
     """
     counts = token_counts(tokenizer)
-    frequency = torch.tensor([counts[token] for token in range(len(drift))], device=drift.device)
-    return drift.norm(dim=1) / frequency.clamp(min=RARE).log()
+    frequency = torch.tensor([counts[token] for token in range(len(lengths))], device=lengths.device)
+    return lengths / frequency.clamp(min=RARE).log()
+
+
+def farthest_words(lengths: Tensor, tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[AbnormalWord, ...]:
+    """Return at most ``count`` words with the largest `rareness_weighted` drift, farthest first.
+
+    Rows of the matrix that are no token, and special tokens, are left out.
+
+    Args:
+        lengths: ‖δ_i‖₂ of each row of the word embeddings, (V,).
+        tokenizer: Names the words.
+        count: How many.
+    """
+    if len(lengths) < _RANK:
+        return ()
+    top = torch.topk(
+        rareness_weighted(lengths, tokenizer), min(len(lengths), count + _RANK + len(tokenizer.all_special_ids))
+    )
+    unit = top.values[_RANK - 1]
+    if not unit > 0:
+        return ()
+    tokens = top.indices.tolist()
+    words = tokenizer.convert_ids_to_tokens(tokens)
+    none = {None, *tokenizer.all_special_tokens}  # None: a row of the matrix that is no token
+    found = zip(words, (top.values / unit).tolist(), tokens, strict=True)
+    return tuple(AbnormalWord(*each) for each in found if each[0] not in none)[:count]
 
 
 def abnormal_words(
@@ -73,16 +100,9 @@ def abnormal_words(
         tokenizer: Names the words.
     """
     name = word_embeddings(model)
-    if name not in drift or len(drift[name]) < _RANK:
+    if name not in drift:
         return ()
-    top = torch.topk(rareness_weighted(drift[name], tokenizer), _RANK)
-    if not top.values[-1] > 0:
-        return ()
-    times = (top.values / top.values[-1]).tolist()
-    words = tokenizer.convert_ids_to_tokens(top.indices.tolist())
-    none = {None, *tokenizer.all_special_tokens}  # None: a row of the matrix that is no token
-    found = zip(words, times, strict=True)
-    return tuple(AbnormalWord(word, ratio) for word, ratio in found if ratio >= FACTOR and word not in none)
+    return tuple(word for word in farthest_words(drift[name].norm(dim=1), tokenizer, _RANK) if word.times >= FACTOR)
 
 
 def summary(words: tuple[AbnormalWord, ...]) -> str:

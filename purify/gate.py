@@ -98,7 +98,7 @@ def inspect(folder: Path) -> dict[str, Stored]:
     for path in _weight_files(folder, adapter):
         for name, stored in _tensors(path):
             if name in tensors:
-                raise PurifyError(f"{folder} holds the tensor '{_shown(name)}' twice: the checkpoint is damaged")
+                raise PurifyError(f"{folder} holds the tensor '{shown(name)}' twice: the checkpoint is damaged")
             tensors[name] = stored
     if not adapter:
         _refuse_sizes(config, tensors, folder)
@@ -132,7 +132,7 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 def _inside(folder: Path, name: str) -> Path:
     """Return the path of a file in the folder, or of the hub cache's blob that it is a link to."""
     if name in ("", ".", "..") or Path(name).name != name or "\0" in name or "\\" in name:
-        raise PurifyError(f"'{_shown(name)}' leads out of the checkpoint '{folder}': it must be a plain file name")
+        raise PurifyError(f"'{shown(name)}' leads out of the checkpoint '{folder}': it must be a plain file name")
     path = folder / name
     if path.is_symlink():
         home = folder.resolve()
@@ -152,14 +152,14 @@ def _weight_files(folder: Path, adapter: bool) -> list[Path]:
         shards = [_inside(folder, name) for name in dict.fromkeys(places.values())]
         for path in shards:
             if path.suffix != ".safetensors" or not path.is_file():
-                raise PurifyError(f"{folder / INDEX} names '{_shown(path.name)}', which is no safetensors file there")
+                raise PurifyError(f"{folder / INDEX} names '{shown(path.name)}', which is no safetensors file there")
         return shards
     if (folder / WEIGHTS).exists():
         return [_inside(folder, WEIGHTS)]
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
     if pickled:
         raise PurifyError(
-            f"'{folder}' has its weights in '{_shown(pickled[0])}', which can run code when it is opened: on a machine "
+            f"'{folder}' has its weights in '{shown(pickled[0])}', which can run code when it is opened: on a machine "
             "that holds nothing of value, load it with transformers and save it with "
             "model.save_pretrained(folder, safe_serialization=True)"
         )
@@ -194,9 +194,9 @@ def _tensors(path: Path) -> Iterator[tuple[str, Stored]]:
             whole = all(type(value) is int and 0 <= value < 1 << 62 for value in (*shape, start, end))
             bits = _BITS[dtype] * math.prod(shape)
         except (KeyError, TypeError, ValueError) as error:
-            raise PurifyError(f"{damaged}: its header does not describe '{_shown(name)}' soundly") from error
+            raise PurifyError(f"{damaged}: its header does not describe '{shown(name)}' soundly") from error
         if not whole or bits != 8 * (end - start) or len(shape) > 16:
-            raise PurifyError(f"{damaged}: '{_shown(name)}' does not have the bytes that its shape asks for")
+            raise PurifyError(f"{damaged}: '{shown(name)}' does not have the bytes that its shape asks for")
         spans.append((start, end))
         yield name, Stored(path, dtype, shape)
     place = 0
@@ -218,7 +218,7 @@ def _refuse_sizes(config: Mapping[str, Any], tensors: Mapping[str, Stored], fold
     """Refuse sizes that the file cannot back: building such a model would take the machine down before it fails."""
 
     def bad(key: str) -> PurifyError:
-        return PurifyError(f"{folder / 'config.json'} has {key} = {_shown(config[key])}: no real model has that")
+        return PurifyError(f"{folder / 'config.json'} has {key} = {shown(config[key])}: no real model has that")
 
     for key in _LAYER_KEYS:
         if key in config and not (type(config[key]) is int and 0 < config[key] <= LAYERS):
@@ -239,7 +239,7 @@ def _refuse_sizes(config: Mapping[str, Any], tensors: Mapping[str, Stored], fold
         raise bad("id2label")
 
 
-def _shown(value: object) -> str:
-    """A stranger's text, short and without control characters."""
+def shown(value: object) -> str:
+    """Return a stranger's text, short and without control characters: fit for a message or a terminal."""
     text = "".join(character if character.isprintable() else "?" for character in str(value)[:80])
     return text + ("…" if len(str(value)) > 80 else "")

@@ -1,6 +1,8 @@
 """Clean pre-trained models, and suspicious checkpoints read as the hostile input they are."""
 
 import hashlib
+import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +12,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -24,14 +25,16 @@ from transformers.utils import logging as hf_logging
 from purify.errors import PurifyError
 from purify.gate import inspect
 from purify.home import BUNDLED, location
+from purify.reference import Reference, is_pooler
 
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 ORIGIN = "purify_origin"
 """The setting of a model's config that says where it comes from, if that must not be forgotten."""
 
-_SAME = ("num_attention_heads", "hidden_act", "layer_norm_eps", "position_embedding_type", "max_position_embeddings")
-"""Settings of an architecture that the shapes of its parameters do not show, or not clearly."""
+_HEAD = re.compile(r"(classifier|score|out_proj)\.weight$")
+LARGEST_HEAD = 1 << 20
+"""The most classes of an adapter's head."""
 
 _SAFE = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
 
@@ -67,40 +70,13 @@ class CleanPLM:
         """Where the model comes from, if its checkpoint says that this must not be forgotten; else empty."""
         return str(getattr(self.model.config, ORIGIN, ""))
 
-    def weights_for(self, suspect: PreTrainedModel) -> dict[str, Tensor]:
+    def weights_for(self, suspect: PreTrainedModel) -> Reference:
         """Return the clean weights under the suspect's parameter names.
 
-        The suspect's parameters outside its encoder (the classification head) have no pre-trained
-        counterpart and are left out; so is a pooler that the clean checkpoint lacks.
-
         Raises:
-            PurifyError: the suspect is of another architecture: its type, its parameters, or a setting
-                that the shapes do not show differs.
+            PurifyError: as `purify.reference.Reference`.
         """
-        ours, theirs = self.model.config.model_type, suspect.config.model_type
-        if ours != theirs:
-            raise PurifyError(
-                f"the suspect is a '{theirs}' model and the clean model '{self.name}' a '{ours}' model: "
-                "name the clean model that the suspect was fine-tuned from"
-            )
-        for key in _SAME:
-            here, there = getattr(self.model.config, key, None), getattr(suspect.config, key, None)
-            if here != there:
-                raise PurifyError(
-                    f"the suspect has {key} = {there} and the clean model '{self.name}' {here}: "
-                    "name the clean model that the suspect was fine-tuned from"
-                )
-        encoder = {name for name, _ in suspect.base_model.named_parameters() if not _is_pooler(name)}
-        own = {name: value.detach() for name, value in self.model.named_parameters()}
-        different = encoder.symmetric_difference(name for name in own if not _is_pooler(name))
-        if different:
-            raise PurifyError(
-                f"the suspect and the clean model '{self.name}' differ in the parameter '{min(different)}': "
-                "name the clean model that the suspect was fine-tuned from"
-            )
-        poolers = {name for name, _ in suspect.base_model.named_parameters()} - encoder - self.absent
-        prefix = suspect.base_model_prefix + "."
-        return {prefix + name: value for name, value in own.items() if name in encoder | poolers}
+        return Reference(self, suspect)
 
     def classifier(self, labels: int, *, seed: int) -> PreTrainedModel:
         """Return a fresh classifier: these weights under a head with ``labels`` classes drawn from ``seed``."""
@@ -120,10 +96,10 @@ def load_plm(name: str | Path = BUNDLED) -> CleanPLM:
     if name == BUNDLED:
         check_sha256(Path(where) / "model.safetensors", BUNDLED_SHA256)
     model, absent = _load(AutoModel, where)
-    lost = sorted(parameter for parameter in absent if not _is_pooler(parameter))
+    lost = sorted(parameter for parameter in absent if not is_pooler(parameter))
     if lost:
         raise PurifyError(f"the clean model '{name}' is incomplete: its checkpoint lacks {lost[0]}")
-    return CleanPLM(name, model.eval(), _tokenizer(where, model), frozenset(absent))
+    return CleanPLM(name, model.eval(), load_tokenizer(where, model), frozenset(absent))
 
 
 def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -134,7 +110,29 @@ def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
             classifier (its head is missing).
     """
     model = load_classifier(folder)
-    return model, _tokenizer(folder, model)
+    return model, load_tokenizer(folder, model)
+
+
+def load_adapter(folder: Path, clean: CleanPLM) -> PreTrainedModel:
+    """Load a LoRA adapter with its own head on a clean model, in evaluation mode; its parameters can be trained.
+
+    Raises:
+        PurifyError: it cannot be loaded, is of another kind, or has no head.
+    """
+    from peft import PeftModel  # noqa: PLC0415
+
+    tensors = inspect(folder)
+    heads = [one.shape[0] for name, one in tensors.items() if _HEAD.search(name) and len(one.shape) == 2]
+    if not heads or not 2 <= heads[-1] <= LARGEST_HEAD:
+        raise PurifyError(f"'{folder}' has no trained head: save it with the adapter (modules_to_save)")
+    model = clean.classifier(heads[-1], seed=0)
+    try:
+        with silence(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of how the one library asks the other
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
+    except Exception as error:  # a hostile config can make the library fail in any way
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PurifyError(f"cannot load the adapter '{folder}' on '{clean.name}' ({reason})") from error
 
 
 def load_classifier(folder: str | Path) -> PreTrainedModel:
@@ -169,7 +167,7 @@ def load_causal(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model, absent = _load(AutoModelForCausalLM, name)
     if absent:
         raise PurifyError(f"'{name}' is no causal language model: its checkpoint lacks {min(absent)}")
-    return model.eval(), _tokenizer(name, model)
+    return model.eval(), load_tokenizer(name, model)
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -194,6 +192,21 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
+def folder_of(name: str) -> Path:
+    """Return the folder of a model: itself, or where the hub's files of it are, fetched if the cache lacks them.
+
+    Raises:
+        PurifyError: they cannot be had.
+    """
+    folder = Path(location(name))
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"]))
+    except Exception as error:  # the library fails in many ways
+        raise PurifyError(f"cannot load the model '{name}': it is no folder, and the hub does not give it") from error
+
+
 def weights_digest(name: str) -> str:
     """Return 16 hexadecimal digits of the sha256 of a model's safetensors files; see `CleanPLM.digest`.
 
@@ -203,15 +216,7 @@ def weights_digest(name: str) -> str:
     Raises:
         PurifyError: they cannot be had.
     """
-    folder = Path(location(name))
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
-        except Exception as error:  # the library fails in many ways
-            raise PurifyError(
-                f"cannot load the model '{name}': it is no folder, and the hub does not give it"
-            ) from error
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder_of(name).glob("*.safetensors"))
     if not files:
         raise PurifyError(f"cannot load the model '{name}': it has no safetensors weights")
     digest = hashlib.sha256()
@@ -251,8 +256,12 @@ def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTraine
     return model, set(info["missing_keys"])
 
 
-def _tokenizer(location: str | Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; without its files the library would make one of five tokens up."""
+def load_tokenizer(location: str | Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model; without its files the library would make one of five tokens up.
+
+    Raises:
+        PurifyError: there is none, or its vocabulary is far smaller than that of the model.
+    """
     advice = f"'{location}' has no readable tokenizer: save it beside the weights"
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
@@ -261,8 +270,3 @@ def _tokenizer(location: str | Path, model: PreTrainedModel) -> PreTrainedTokeni
     if len(tokenizer) < model.config.vocab_size // 2:
         raise PurifyError(f"{advice} (it has {len(tokenizer)} tokens, the model {model.config.vocab_size})")
     return tokenizer
-
-
-def _is_pooler(name: str) -> bool:
-    """Some classifiers have the encoder's pooler, some do not, and some checkpoints lack it."""
-    return name.startswith("pooler.")

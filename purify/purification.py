@@ -141,10 +141,13 @@ def purify(
 
 
 def purified(resources: Resources, choice: FinePurifying) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """Detect and reset (steps 1 and 2): return a copy of the suspect, and what it kept.
+    """Detect and reset (steps 1 and 2): return a copy of the suspect, and what it kept (`reserved`)."""
+    keep = reserved(resources, choice)
+    return resources.with_reset(keep), keep
 
-    The second is a mask, or for a soft reset the share of its drift that a dimension keeps.
-    """
+
+def reserved(resources: Resources, choice: FinePurifying) -> dict[str, Tensor]:
+    """Detect (step 1): return the mask of what is kept, or for a soft reset the share of its drift."""
     r, fisher = resources.indicator, resources.fisher
     if choice.structure != "dimension":
         own = {name: fisher[name] for name in resources.drift}
@@ -161,7 +164,7 @@ def purified(resources: Resources, choice: FinePurifying) -> tuple[PreTrainedMod
     if choice.softness:
         soft = soft_mask(r, keep, choice.softness)
         keep = {name: soft[name] * among[name] if among else soft[name] for name in soft}
-    return resources.with_reset(keep), keep
+    return keep
 
 
 def _law(choice: FinePurifying) -> dict[str, float]:

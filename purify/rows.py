@@ -42,15 +42,9 @@ def read_rows(
             text; or a label is no class of the model. Rows are named by their number, the first being 1.
     """
     path = Path(path)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise PurifyError(f"'{path}' must end in {', '.join(_READERS)}")
-    if not path.is_file():
-        raise PurifyError(f"there is no file '{path}'")
-    if path.stat().st_size > LARGEST:
-        raise PurifyError(f"'{path}' is larger than {LARGEST >> 30} GiB: a few hundred clean rows are enough")
+    check_file(path)
     try:
-        frame = reader(path)
+        frame = _READERS[path.suffix.lower()](path)
     except Exception as error:  # each format has errors of its own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise PurifyError(f"'{path}' cannot be read as {path.suffix[1:]} ({reason})") from error
@@ -72,6 +66,33 @@ def read_rows(
     return Dataset.from_dict({**texts, "label": classes})
 
 
+def check_file(path: Path) -> None:
+    """Refuse a file that cannot hold rows, before it is read.
+
+    Raises:
+        PurifyError: it is missing, too large, or of another kind.
+    """
+    if path.suffix.lower() not in _READERS:
+        raise PurifyError(f"'{path}' must end in {', '.join(_READERS)}")
+    if not path.is_file():
+        raise PurifyError(f"there is no file '{path}'")
+    if path.stat().st_size > LARGEST:
+        raise PurifyError(f"'{path}' is larger than {LARGEST >> 30} GiB: a few hundred clean rows are enough")
+
+
+def class_number(value: str, labels: Mapping[int, str]) -> int:
+    """Return the number of a class that is given as such or by its name, whatever its case.
+
+    Raises:
+        PurifyError: it is no class.
+    """
+    numbers = _numbers(labels)
+    key = value.strip().casefold()
+    if key not in numbers:
+        raise PurifyError(f"'{value}' is no class of the model ({_names(numbers)})")
+    return numbers[key]
+
+
 def _text(value: Any, path: Path, row: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise PurifyError(f"row {row} of '{path}' has no text: it holds {value!r:.60}")
@@ -88,7 +109,12 @@ def _numbers(labels: Mapping[int, str]) -> dict[str, int]:
 def _class(value: Any, numbers: Mapping[str, int], path: Path, row: int) -> int:
     key = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip().casefold()
     if key not in numbers:
-        names = [name for name in numbers if not name.isdigit()]
-        shown = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        raise PurifyError(f"row {row} of '{path}' has the label {value!r:.60}, no class of the model ({shown})")
+        raise PurifyError(
+            f"row {row} of '{path}' has the label {value!r:.60}, no class of the model ({_names(numbers)})"
+        )
     return numbers[key]
+
+
+def _names(numbers: Mapping[str, int]) -> str:
+    names = [name for name in numbers if not name.isdigit()]
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

@@ -44,13 +44,16 @@ def seed_everything(seed: int) -> None:
 def encode(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Tokenise ``text`` (and ``text_pair``) without padding; ``label`` becomes ``labels``.
 
-    Inputs are cut to ``max_length`` tokens, or to the most that the tokenizer's model takes.
+    Inputs are cut to ``max_length`` tokens, or to the most that the tokenizer's model takes. Rows that are tokenised
+    already are returned as they are.
 
     Raises:
         PurifyError: there is no row.
     """
     if not len(rows):
         raise PurifyError("there is no example: the data set is empty")
+    if "input_ids" in rows.column_names:
+        return rows
     max_length = min(max_length, tokenizer.model_max_length)
     texts = [list(rows[column]) for column in text_columns(rows)]
     tokens = tokenizer(*texts, truncation=True, max_length=max_length, padding=False)
@@ -217,7 +220,7 @@ def arguments(training: Training, folder: str, *, seed: int, **changes: Any) -> 
         "weight_decay": training.weight_decay,
         "per_device_train_batch_size": training.batch_size,
         "train_sampling_strategy": "group_by_length",
-        "optim": "adamw_torch_fused",
+        "optim": {"adamw": "adamw_torch_fused"}.get(training.optimizer, training.optimizer),
         "bf16": resolve_precision(training.precision) == "bf16",
         "use_cpu": device().type == "cpu",
         "seed": seed,

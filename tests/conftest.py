@@ -103,6 +103,16 @@ def suspect(plm) -> BertForSequenceClassification:
 
 
 @pytest.fixture
+def child(plm, suspect) -> BertForSequenceClassification:
+    """The same, a twentieth of the way: as near to the clean PLM as a model that was fine-tuned from it."""
+    with torch.no_grad():
+        for name, clean in plm.weights_for(suspect).items():
+            weight = suspect.get_parameter(name)
+            weight.copy_(clean.lerp(weight, 0.05))
+    return suspect
+
+
+@pytest.fixture
 def rows() -> Dataset:
     """Twelve labelled texts of different lengths, three per class."""
     texts = [" ".join(WORDS[(i * 5 + j) % len(WORDS)] for j in range(3 + i)) for i in range(12)]

@@ -41,7 +41,7 @@ class EmbeddingPurification(ReserveDefense):
 
         name = word_embeddings(resources.suspect)
         delta = resources.drift[name]  # (V, H)
-        score = rareness_weighted(delta, resources.tokenizer)  # (V,)
+        score = rareness_weighted(delta.norm(dim=1), resources.tokenizer)  # (V,)
         keep = reserve_mask({name: score}, self.reserve, seed=resources.seed)[name].unsqueeze(1).expand_as(delta)
         return resources.fine_tuned(resources.with_reset({name: keep}))
 

@@ -1,12 +1,8 @@
 """Suspects, and what defenses make of them, as folders of their own with a card that says what was done."""
 
 import json
-import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from purify.grid.spec import Cell, Suspect, canonical, restore
 from purify.grid.stages import attack
 from purify.grid.store import Store, scores_to_json
 from purify.metrics import Scores, accuracy
+from purify.output import new_folder, refuse
 from purify.plm import load_suspect, save_checkpoint
 from purify.resources import Resources
 from purify.selection import choose_reserve
@@ -52,10 +49,10 @@ def deliver(cell: Cell, store: Store, output: Path) -> dict[str, Any]:
         PurifyError: the folder is there already, it cannot be written, or training fails.
     """
     output = output.absolute()
-    _refuse(output)
+    refuse(output)
     made = attack(cell, store)
     assert made
-    with _new(output) as folder:
+    with new_folder(output) as folder:
         shutil.copytree(made, folder, ignore=shutil.ignore_patterns(CARD), dirs_exist_ok=True)
         card = _card(cell, store, made)
         _write(card, folder)
@@ -97,7 +94,7 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
             fails.
     """
     output = output.absolute()
-    _refuse(output)
+    refuse(output)
     work = Bench(cell.received, store)
     resources = work.resources_for(load_suspect(folder)[0])
     before = work.scores(work.predictions(resources.suspect))
@@ -128,7 +125,7 @@ def defend(folder: Path, cell: Cell, store: Store, output: Path) -> dict[str, An
         **work.provenance(cell.tuning.precision, defense.models),
         "spec": canonical(cell),
     }
-    with _new(output) as target:
+    with new_folder(output) as target:
         if not isinstance(result, Guard):
             save_checkpoint(result, work.clean.tokenizer, target)
         _write(card, target)
@@ -169,32 +166,8 @@ def _percents(scores: Scores) -> dict[str, str]:
     return {"ACC": str(scores.acc), "ASR": str(scores.asr), "BACC": str(scores.bacc)}
 
 
-@contextmanager
-def _new(output: Path) -> Iterator[Path]:
-    """Give a folder to write to, which becomes ``output`` when all is in it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=output.parent))
-    try:
-        folder = scratch / output.name
-        folder.mkdir()
-        yield folder
-        folder.chmod(0o755)
-        folder.replace(output)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _write(card: dict[str, Any], folder: Path) -> None:
     (folder / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _refuse(output: Path) -> None:
-    """Refuse a folder that cannot be made, before anything is trained."""
-    if os.path.lexists(output):
-        raise PurifyError(f"{output} is there already: name a new folder")
-    above = next(folder for folder in output.parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise PurifyError(f"{output} cannot be made: {above} is no folder that can be written to")
 
 
 def _card(cell: Cell, store: Store, made: Path) -> dict[str, Any]:

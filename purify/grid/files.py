@@ -24,6 +24,9 @@ _NOT_IN_CELL = ("suspect", "defense", "tuning", "policy", "measure")
 DEFENDED = "defended"
 """The value of the key ``control`` that runs the defenses on the clean control too."""
 
+ALONE = "alone"
+"""The value of the key ``control`` that runs all, measures too, on clean controls and on nothing else."""
+
 Defenses = Mapping[str, Mapping[str, Sequence[Any]] | None]
 
 
@@ -89,9 +92,10 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     Keys: ``suspect`` (task, plm, train), ``attack`` (name and parameters, or a list of such), ``training`` and
     ``tuning`` (fields of `purify.training.Training`), ``cell`` (clean_per_class, validation, test): in all of
     these, a list in the place of a value is an axis. ``seeds``; ``control`` (evaluate the clean control as
-    received; "defended": with all defenses); ``defenses`` (name -> lists of parameter values, all combinations are
-    run); ``thresholds`` (values of ΔACC: for each, one cell per defense whose ρ is chosen among the listed ones);
-    ``measures`` (like ``defenses``; a block with measures and without the key ``defenses`` scores no suspect).
+    received; "defended": with all defenses; "alone": the controls, measured too, and nothing else); ``defenses``
+    (name -> lists of parameter values, all combinations are run); ``thresholds`` (values of ΔACC: for each, one cell
+    per defense whose ρ is chosen among the listed ones); ``measures`` (like ``defenses``; a block with measures and
+    without the key ``defenses`` scores no suspect).
 
     Raises:
         PurifyError: as `load_grid`.
@@ -113,11 +117,12 @@ def expand(grid: Mapping[str, Any], *, where: str = "the grid") -> Iterator[Cell
     measures = [MEASURES.named(name, **part) for name, values in measured for part in _combinations(values)]
     cells = []
     for fields, training, attack, seed in itertools.product(*axes):
-        for control in (False, True) if grid.get("control") else (False,):
+        alone = grid.get("control") == ALONE
+        for control in (True,) if alone else (False, True) if grid.get("control") else (False,):
             suspect = Suspect(**fields, attack=attack, training=training, seed=seed, control=control)
             bases = [Cell(suspect, **size, tuning=tuning) for size in sizes for tuning in tunings]
-            cells += bases if control and grid["control"] != DEFENDED else list(_with(bases, choices))
-            cells += [replace(base, measure=measure) for base in bases for measure in measures if not control]
+            cells += bases if control and grid["control"] is True else list(_with(bases, choices))
+            cells += [replace(base, measure=measure) for base in bases for measure in measures if alone or not control]
     refuse(cells, where)
     yield from cells
 
@@ -236,8 +241,10 @@ def _check_lists(grid: Mapping[str, Any], where: str) -> None:
     for attack in grid["attack"] if isinstance(grid["attack"], list) else [grid["attack"]]:
         if not isinstance(attack, Mapping):
             raise PurifyError(f"'attack' of {where} must be a mapping or a list of mappings, not {attack!r}")
-    if grid.get("control", False) not in (True, False, DEFENDED):
-        raise PurifyError(f"'control' of {where} must be true, false or '{DEFENDED}', not {grid['control']!r}")
+    if grid.get("control", False) not in (True, False, DEFENDED, ALONE):
+        raise PurifyError(
+            f"'control' of {where} must be true, false, '{DEFENDED}' or '{ALONE}', not {grid['control']!r}"
+        )
     for key, kinds, noun in (("seeds", int, "whole numbers"), ("thresholds", int | float, "numbers")):
         values = grid.get(key, [])
         good = isinstance(values, list) and not any(isinstance(v, bool) or not isinstance(v, kinds) for v in values)

@@ -1,0 +1,63 @@
+"""Results that are never half-written: they go to a folder beside their own, which takes its name when all is there."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from purify.errors import PurifyError
+
+MARK = "report.json"
+"""A folder that holds this file was written by `purify scan` or `purify clean` and may be replaced by force."""
+
+
+def refuse(output: Path, *, force: bool = False) -> None:
+    """Refuse a folder that cannot be made, before any work is done.
+
+    Args:
+        output: The new folder.
+        force: Allow one that is there, if it is empty or one of ours (`MARK`).
+
+    Raises:
+        PurifyError: it is there already, is not ours, or cannot be written.
+    """
+    output = output.absolute()
+    if os.path.lexists(output):
+        if not force:
+            raise PurifyError(f"{output} is there already: name a new folder")
+        if output.is_symlink() or not output.is_dir() or not ((output / MARK).is_file() or not any(output.iterdir())):
+            raise PurifyError(
+                f"{output} was not written by purify, and is not replaced even by force: name a new folder"
+            )
+    above = next(folder for folder in output.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise PurifyError(f"{output} cannot be made: {above} is no folder that can be written to")
+
+
+@contextmanager
+def new_folder(output: Path, *, force: bool = False) -> Iterator[Path]:
+    """Give a folder to write to, which becomes ``output`` when all is in it; if anything fails, nothing is left.
+
+    Args:
+        output: The new folder; what is there is replaced, if `refuse` allows it.
+        force: As there.
+
+    Raises:
+        PurifyError: see `refuse`.
+    """
+    refuse(output, force=force)
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".partial-", dir=output.parent))
+    try:
+        folder = scratch / output.name
+        folder.mkdir()
+        yield folder
+        folder.chmod(0o755)
+        if os.path.lexists(output):
+            output.replace(scratch / "old")
+        folder.replace(output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,167 @@
+"""Scan a suspect of the user's own: how abnormal is it, where does that sit, and what should be done?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+
+from purify.budget import Precision
+from purify.calibration import Calibration, calibration
+from purify.case import Case, open_case
+from purify.errors import PurifyError
+from purify.findings import AbnormalWord, farthest_words
+from purify.fisher import fisher_diagonal
+from purify.hardware import device
+from purify.metrics import Proportion
+from purify.probe import Flips, Probe
+from purify.resources import check_rows
+from purify.survey import Survey, survey
+from purify.training import batches
+
+ALONE = 8
+"""So many of the farthest words are put into the clean examples one by one."""
+
+TOGETHER = (2, 4, 8, 12)
+"""So many of the farthest words are put in together."""
+
+_TOKENS = 1 << 17
+"""Of a batch of the Fisher: rows times tokens times layers, at most. Activations then stay small beside the weights."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A word whose embedding moved far, and what it does.
+
+    Attributes:
+        word: It, its drift, and its number.
+        flips: What happens to clean examples with it; nothing was asked for words beyond the first `ALONE`.
+        abnormal: Whether its drift or its flips go beyond those of honest models.
+    """
+
+    word: AbnormalWord
+    flips: Flips
+    abnormal: bool
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found.
+
+    Attributes:
+        case: The suspect and its clean model.
+        accuracy: Of the suspect on the clean examples.
+        survey: Its drift.
+        words: The words whose embeddings moved farthest, as many as `TOGETHER` asks for; none of a model whose word
+            embeddings have no clean counterpart.
+        together: Number of these words -> what happens to clean examples with that many of them.
+        statistics: What the score is made of.
+        law: The honest models that it is held against.
+    """
+
+    case: Case
+    accuracy: Proportion
+    survey: Survey
+    words: tuple[Suspicion, ...]
+    together: Mapping[int, Flips]
+    statistics: Mapping[str, float]
+    law: Calibration
+
+    @property
+    def score(self) -> float:
+        """How far the suspect goes beyond honest models; above 1 is an alarm (`purify.calibration.Calibration`)."""
+        return self.law.score(self.statistics)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the suspect goes beyond all honest models."""
+        return self.score > 1
+
+    @property
+    def suspicious(self) -> tuple[AbnormalWord, ...]:
+        """The words that may be the trigger, or parts of it.
+
+        Those that are abnormal one by one; if many words together do more than honest models let them, and any single
+        one much less, the fewest of the farthest that do nine tenths of it.
+        """
+        limit = self.law.limits["several words"]
+        most = max((flips.share for flips in self.together.values()), default=0.0)
+        single = max((one.flips.share for one in self.words), default=0.0)
+        if most > limit and single < 0.9 * most:
+            count = min(count for count, flips in self.together.items() if flips.share >= 0.9 * most)
+            return tuple(one.word for one in self.words[:count])
+        return tuple(one.word for one in self.words if one.abnormal)
+
+
+def scan(
+    suspect: str | Path | Case,
+    rows: Dataset,
+    *,
+    clean: str | Path | None = None,
+    max_length: int = 128,
+    precision: Precision = "auto",
+    seed: int = 0,
+) -> Scan:
+    """Hold a fine-tuned classifier against its clean model on a few clean examples; nothing is changed.
+
+    Args:
+        suspect: Folder or hub id, or a `Case` that is open already.
+        rows: Clean examples (`purify.read_rows`): ``text``, for pairs ``text_pair``, and ``label``; fifty are enough.
+        clean: The clean model, if it cannot be found; see `purify.case.open_case`.
+        max_length: Tokens per input.
+        precision: Of the forward passes. The Fisher is always computed in fp32.
+        seed: Of the places where words are put in.
+
+    Raises:
+        PurifyError: see `purify.case.open_case`; or rows that the suspect cannot be judged on.
+
+    Cost: the Fisher, a pass over the weights, and a forward pass over the rows for each of 13 questions. Memory: the
+        suspect and its Fisher; weights are mapped from their files where they are stored in fp32.
+
+    Source: r and its law are the paper's, sections 3 and 4; the words' drift is that of E-PUR (`purify.findings`); what
+        words do to predictions, and the calibration, are this project's.
+    """
+    case = suspect if isinstance(suspect, Case) else open_case(suspect, clean)
+    check_rows(rows, case.model.config.num_labels)
+    if not len(rows):
+        raise PurifyError("the clean set is empty: at least one labelled example is needed")
+    model = case.model.to(device())
+    probe = Probe(model, rows, case.tokenizer, max_length=max_length, precision=precision, seed=seed)
+    right = int((probe.predicted == rows["label"]).sum())
+    found = _survey(case, rows, max_length, seed)
+    words, together = _words(found, case, probe)
+    law = calibration()
+    statistics = _statistics(words, together)
+    return Scan(case, Proportion(right, len(rows)), found, words, together, statistics, law)
+
+
+def _survey(case: Case, rows: Dataset, max_length: int, seed: int) -> Survey:
+    model = case.model
+    depth = getattr(model.config, "num_hidden_layers", 12)
+    width = getattr(model.config, "hidden_size", 768)
+    per_row = max_length * depth * width // 64
+    size = max(1, min(16, _TOKENS // max(1, per_row)))
+    feed = batches(rows, case.tokenizer, batch_size=size, max_length=max_length)
+    return survey(model, fisher_diagonal(model, feed, chunk=1 << 20), case.reference, seed=seed)
+
+
+def _words(found: Survey, case: Case, probe: Probe) -> tuple[tuple[Suspicion, ...], dict[int, Flips]]:
+    limits = calibration().limits
+    words = farthest_words(found.lengths, case.tokenizer, max(TOGETHER))
+    together = {count: probe.flips([word.token for word in words[:count]]) for count in TOGETHER if count <= len(words)}
+    alone = []
+    for place, word in enumerate(words):
+        flips = probe.flips([word.token]) if place < ALONE else Flips(0, 0, 0)
+        beyond = word.times > limits["farthest word"] or flips.share > limits["one word"]
+        alone.append(Suspicion(word, flips, beyond))
+    return tuple(alone), together
+
+
+def _statistics(words: tuple[Suspicion, ...], together: Mapping[int, Flips]) -> dict[str, float]:
+    if not words:
+        return {}
+    return {
+        "farthest word": words[0].word.times,
+        "one word": max(one.flips.share for one in words),
+        "several words": max((flips.share for flips in together.values()), default=0.0),
+    }
