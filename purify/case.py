@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from purify.errors import PurifyError
-from purify.gate import ADAPTER, WEIGHTS, Stored, inspect, read_json
+from purify.gate import ADAPTER, WEIGHTS, Stored, inspect, read_json, shown
 from purify.home import BUNDLED
 from purify.plm import CleanPLM, folder_of, load_adapter, load_plm, load_suspect, load_tokenizer, weights_digest
 from purify.reference import FARTHEST, Reference, distance
@@ -106,7 +106,7 @@ def open_case(suspect: str | Path, clean: str | Path | None = None) -> Case:
             "few hundredths: name the clean model that the suspect was fine-tuned from"
         )
     how = "named by you" if clean else _told(plm, adapter)
-    plm = replace(plm, tokenizer=_tokenizer(folder, plm, own))
+    plm = replace(plm, tokenizer=_tokenizer(folder, plm, own, model))
     return Case(name, weights_digest(str(folder)), model, plm, how, reference, adapter, _stored(tensors))
 
 
@@ -167,7 +167,9 @@ def _origin_or_hint(model: PreTrainedModel, folder: Path) -> str:
         raise PurifyError(f"{error}; by its sizes it may be {known}") from None
 
 
-def _tokenizer(folder: Path, plm: CleanPLM, own: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+def _tokenizer(
+    folder: Path, plm: CleanPLM, own: PreTrainedTokenizerBase | None, model: PreTrainedModel
+) -> PreTrainedTokenizerBase:
     """The clean tokenizer, since the suspect's could be part of the attack; its own if that only adds tokens."""
     if own is None:
         if not (folder / "tokenizer.json").exists():
@@ -180,8 +182,14 @@ def _tokenizer(folder: Path, plm: CleanPLM, own: PreTrainedTokenizerBase | None)
                 f"the suspect's vocabulary has {_at(token, theirs)}, that of '{plm.name}' has it at {number}: "
                 "name the clean model that the suspect was fine-tuned from"
             )
-    return own if len(theirs) > len(ours) else plm.tokenizer
+    if len(theirs) == len(ours):
+        return plm.tokenizer
+    rows = model.get_input_embeddings().num_embeddings
+    if max(theirs.values()) >= rows:
+        raise PurifyError(f"the suspect's tokenizer knows {len(theirs)} tokens and its model {rows}: it is damaged")
+    own.model_max_length = plm.tokenizer.model_max_length
+    return own
 
 
 def _at(token: str, vocabulary: dict[str, int]) -> str:
-    return f"{token!r} at {vocabulary[token]}" if token in vocabulary else f"no {token!r}"
+    return f"'{shown(token)}' at {vocabulary[token]}" if token in vocabulary else f"no '{shown(token)}'"

@@ -152,7 +152,7 @@ def _run(cells: "list[Cell]", store: "Store", engine: "Engine", options: "Option
     from purify.report.tables import as_frame
 
     report = execute(cells, store, engine=engine, options=options, elsewhere=elsewhere)
-    found = records_of(cells, store)
+    found = [record for record in records_of(cells, store) if "scores" in record]
     if found:
         _say(as_frame(found[:_SHOWN])[_COLUMNS].round(1).to_string(index=False))
     if len(found) > _SHOWN:

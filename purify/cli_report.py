@@ -66,6 +66,20 @@ def claims(
             typer.echo(f"    ASR against {rival}: {signed(difference)} on {difference.n} draws")
 
 
+@app.command()
+def calibration(output: Output = None, grid: Annotated[str, typer.Option("--grid", help="Of scans.")] = "scan") -> None:
+    """Write the law of honest models that scans are held against, from the shipped records of scans.
+
+    Example: purify report calibration -o purify/honest.json
+    """
+    import json
+
+    from purify.report.effects import shipped
+    from purify.report.userside import honest_law
+
+    _write(json.dumps(vars(honest_law(shipped(grid, ["control=true"]))), indent=1) + "\n", output)
+
+
 def _frame(grid: str, only: list[str] | None) -> "pd.DataFrame":
     from purify.report.protocol import tables_frame
 

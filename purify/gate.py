@@ -42,6 +42,9 @@ LAYERS = 1000
 WHOLE = 1 << 24
 """The largest whole number that a config may hold for a size."""
 
+SMALL = 1 << 22
+"""A table of so many numbers harms no machine, whatever the file backs."""
+
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -52,6 +55,8 @@ _BITS = {
 
 _LAYER_KEYS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
 _WIDTH_KEYS = ("embedding_size", "hidden_size", "dim", "d_model", "n_embd")
+_TABLE_KEYS = ("vocab_size", "num_labels", "max_position_embeddings", "type_vocab_size", "n_positions")
+"""Sizes of tables that have the width of the model as their other side."""
 
 
 @dataclass(frozen=True)
@@ -231,11 +236,16 @@ def _refuse_sizes(config: Mapping[str, Any], tensors: Mapping[str, Stored], fold
             raise bad(key)
     held = sum(stored.numel for stored in tensors.values())
     width = next((config[key] for key in _WIDTH_KEYS if type(config.get(key)) is int), 1)
-    for key in ("vocab_size", "num_labels"):
-        if type(config.get(key)) is int and config[key] * width > 2 * held:
+    for key in _TABLE_KEYS:
+        if type(config.get(key)) is int and config[key] * width > max(2 * held, SMALL):
+            raise bad(key)
+    deep = max((config[key] for key in _LAYER_KEYS if key in config), default=1)
+    deep = deep if config.get("model_type") != "albert" else 1  # its layers share their weights
+    for key in ("hidden_size", "intermediate_size", "dim", "hidden_dim", "d_model", "ffn_dim", "n_embd", "n_inner"):
+        if type(config.get(key)) is int and deep * width * config[key] > max(2 * held, SMALL):
             raise bad(key)
     labels = config.get("id2label")
-    if labels is not None and not (isinstance(labels, dict) and len(labels) * width <= 2 * held + 2 * width):
+    if labels is not None and not (isinstance(labels, dict) and len(labels) * width <= max(2 * held, SMALL)):
         raise bad("id2label")
 
 

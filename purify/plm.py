@@ -145,9 +145,8 @@ def load_classifier(folder: str | Path) -> PreTrainedModel:
     if model.config.num_labels < 2:
         raise PurifyError(f"'{folder}' has {model.config.num_labels} class: a classifier has two or more")
     if absent:
-        raise PurifyError(
-            f"'{folder}' is not a fine-tuned classifier: its checkpoint lacks {', '.join(sorted(absent))}"
-        )
+        some = ", ".join(sorted(absent)[:3]) + (", …" if len(absent) > 3 else "")
+        raise PurifyError(f"'{folder}' is not a fine-tuned classifier: its checkpoint lacks {some}")
     model.config.problem_type = "single_label_classification"  # whatever the checkpoint says
     return model.eval()
 
@@ -242,11 +241,11 @@ def silence() -> Iterator[None]:
 
 def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTrainedModel, set[str]]:
     """Load a model; return it and the parameters that its checkpoint lacks."""
-    if Path(location).is_dir():
-        inspect(Path(location))
+    folder = folder_of(str(location))
+    inspect(folder)
     try:
         with silence():
-            model, info = auto.from_pretrained(location, output_loading_info=True, **_SAFE, **options)
+            model, info = auto.from_pretrained(folder, output_loading_info=True, **_SAFE, **options)
     except Exception as error:  # a hostile config can make the library fail in any way
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise PurifyError(

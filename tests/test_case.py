@@ -113,6 +113,14 @@ def test_added_tokens_are_read_with_the_suspects_own_tokenizer(child, plm_folder
     assert case.reference["bert.embeddings.word_embeddings.weight"].shape[0] == len(tokenizer)
 
 
+def test_tokens_without_a_row_of_the_model_are_refused(child, plm_folder, tmp_path):
+    tokenizer = load_plm(plm_folder).tokenizer
+    tokenizer.add_tokens(["<beyond>"])
+    save_checkpoint(child, tokenizer, tmp_path / "short")
+    with pytest.raises(PurifyError, match="tokenizer knows 30523 tokens and its model 30522"):
+        open_case(tmp_path / "short", plm_folder)
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
 def test_the_stored_type_is_told(child, plm, plm_folder, tmp_path, kind):
     save_checkpoint(child.to(kind), plm.tokenizer, tmp_path / "short")

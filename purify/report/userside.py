@@ -1,0 +1,134 @@
+"""How well scanning and cleaning serve a user, from records of the measure `purify.measures.UserSide`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from purify.calibration import Calibration
+from purify.errors import PurifyError
+from purify.grid.spec import Cell, restore
+from purify.grid.store import scores_from_json
+from purify.measures import UserSide
+from purify.metrics import Proportion
+
+Records = Iterable[Mapping[str, Any]]
+
+
+def honest_law(records: Records) -> Calibration:
+    """Return the law that scans are held against: the highest value of each statistic among honest models.
+
+    Args:
+        records: Those of honest models that were scanned and not cleaned are taken; the others are held back.
+
+    Raises:
+        PurifyError: there is none, or a suspect among them is poisoned.
+    """
+    found = [(cell, record) for record, cell in _scanned(records) if not _measure(cell).clean]
+    if not found:
+        raise PurifyError("there is no scan of an honest model: run the first part of the grid 'scan'")
+    if not all(cell.suspect.control for cell, _ in found):
+        raise PurifyError("a poisoned model is among those that should be honest")
+    statistics = pd.DataFrame([record["measured"]["statistics"] for _, record in found])
+    tasks = sorted({cell.suspect.task for cell, _ in found})
+    plms = sorted({cell.suspect.plm for cell, _ in found})
+    ways = len({cell.suspect.training for cell, _ in found})
+    source = f"{', '.join(tasks)}; {', '.join(plms)} clean model; {ways} ways of training"
+    return Calibration(len(found), {str(name): float(values.max()) for name, values in statistics.items()}, source)
+
+
+def held_back(records: Records, law: Calibration) -> pd.DataFrame:
+    """Return one row per suspect that was scanned and cleaned, poisoned or honest.
+
+    Columns: ``task``, ``attack`` ("none" for honest models), ``seed``, ``training``, ``ratio``; ``score`` of the scan;
+    ``acc``, ``asr`` and ``acc_after``, ``asr_after`` in percent; ``natural``, the ASR of the control, NaN where it is
+    not among the records; ``reserve``, ``suspicious``.
+
+    Args:
+        records: Of the grid ``scan``.
+        law: That the scores are computed by.
+
+    Raises:
+        PurifyError: no suspect was cleaned.
+    """
+    records = list(records)
+    natural = {}
+    for record in records:
+        cell = restore(Cell, record["spec"])
+        if cell.suspect.control and not cell.measure:
+            natural[cell.suspect] = scores_from_json(record["scores"]).asr.percent
+    rows = []
+    for record, cell in _scanned(records):
+        if not _measure(cell).clean:
+            continue
+        suspect, found = cell.suspect, record["measured"]
+        before, after = (scores_from_json(found[when]) for when in ("before", "after"))
+        rows.append(
+            {
+                "task": suspect.task,
+                "attack": "none" if suspect.control else suspect.attack.name,
+                "seed": suspect.seed,
+                "training": _training(cell),
+                "ratio": 0.0 if suspect.control else suspect.build_attack().ratio,
+                "score": law.score(found["statistics"]),
+                "acc": before.acc.percent,
+                "asr": before.asr.percent,
+                "acc_after": after.acc.percent,
+                "asr_after": after.asr.percent,
+                "natural": natural.get(suspect.as_control, np.nan),
+                "reserve": found["reserve"],
+                "suspicious": ", ".join(found["suspicious"]),
+            }
+        )
+    if not rows:
+        raise PurifyError("no suspect of the grid 'scan' was cleaned yet: run it")
+    return pd.DataFrame(rows)
+
+
+def detection(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return how well the score tells poisoned from honest models.
+
+    Args:
+        frame: Of `held_back`.
+
+    Returns:
+        ``auroc`` (NaN unless there are both), ``alarms`` among the poisoned and ``false alarms`` among the honest, each
+        a `purify.metrics.Proportion`.
+    """
+    poisoned = frame["attack"] != "none"
+    auroc = float("nan")
+    if poisoned.nunique() == 2:
+        from sklearn.metrics import roc_auc_score  # noqa: PLC0415
+
+        auroc = float(roc_auc_score(poisoned, frame["score"]))
+    alarms = frame["score"] > 1
+    return {
+        "auroc": auroc,
+        "alarms": Proportion(int((alarms & poisoned).sum()), int(poisoned.sum())),
+        "false alarms": Proportion(int((alarms & ~poisoned).sum()), int((~poisoned).sum())),
+    }
+
+
+def user_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows as the book shows them: score, and ACC and ASR before and after."""
+    table = frame.rename(columns={"acc": "ACC", "asr": "ASR", "acc_after": "ACC after", "asr_after": "ASR after"})
+    table = table.rename(columns={"natural": "natural ASR", "reserve": "ρ"})
+    order = ["task", "attack", "ratio", "training", "seed", "score", "ACC", "ACC after", "ASR", "ASR after"]
+    return table[[*order, "natural ASR", "ρ", "suspicious"]].round({"score": 2}).round(1).set_index(order[:5])
+
+
+def _scanned(records: Records) -> list[tuple[Mapping[str, Any], Cell]]:
+    pairs = [(record, restore(Cell, record["spec"])) for record in records]
+    return [(record, cell) for record, cell in pairs if cell.measure and cell.measure.name == UserSide.__name__]
+
+
+def _measure(cell: Cell) -> UserSide:
+    found = cell.build_measure()
+    assert isinstance(found, UserSide)
+    return found
+
+
+def _training(cell: Cell) -> str:
+    one = cell.suspect.training
+    return f"{one.optimizer} {one.learning_rate:g}, {one.epochs} epochs, decay {one.weight_decay:g}"
