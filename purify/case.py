@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from purify.errors import PurifyError
 from purify.gate import ADAPTER, WEIGHTS, Stored, inspect, read_json, shown
 from purify.home import BUNDLED
+from purify.memory import let_go
 from purify.plm import CleanPLM, folder_of, load_adapter, load_plm, load_suspect, load_tokenizer, weights_digest
 from purify.reference import FARTHEST, Reference, distance
 
@@ -105,9 +106,13 @@ def open_case(suspect: str | Path, clean: str | Path | None = None) -> Case:
             f"the weights of '{name}' lie {apart:.2f} times the norm of '{plm.name}' away from it, fine-tuned ones a "
             "few hundredths: name the clean model that the suspect was fine-tuned from"
         )
+    stored = _stored(tensors)
+    if stored == torch.float32:  # its weights are mapped from the file, and the Fisher needs few of the embeddings
+        for value in model.parameters():
+            let_go(value)
     how = "named by you" if clean else _told(plm, adapter)
     plm = replace(plm, tokenizer=_tokenizer(folder, plm, own, model))
-    return Case(name, weights_digest(str(folder)), model, plm, how, reference, adapter, _stored(tensors))
+    return Case(name, weights_digest(str(folder)), model, plm, how, reference, adapter, stored)
 
 
 def _stored(tensors: Mapping[str, Stored]) -> torch.dtype:

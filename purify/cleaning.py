@@ -17,6 +17,7 @@ from purify.plm import save_checkpoint, word_embeddings
 from purify.probe import Flips, Probe
 from purify.purification import reserved
 from purify.resources import Resources
+from purify.rows import stratified
 from purify.scanning import Scan
 from purify.training import encode, fine_tune
 
@@ -172,15 +173,8 @@ def _split(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     """Hold a part out, of every class alike; of too few rows, none."""
     if len(rows) < FEWEST:
         return rows, rows
-    rng, labels = np.random.default_rng(seed), np.asarray(rows["label"])
-    order = rng.permutation(len(rows))
-    ranks = np.empty(len(rows))
-    for label in np.unique(labels):
-        own = order[labels[order] == label]
-        ranks[own] = (np.arange(len(own)) + 0.5) / len(own)
-    held = np.sort(np.argsort(ranks, kind="stable")[: round(HELD_OUT * len(rows))])
-    rest = np.setdiff1d(np.arange(len(rows)), held)
-    return rows.select(rest.tolist()), rows.select(held.tolist())
+    held = stratified(rows["label"], round(HELD_OUT * len(rows)), seed)
+    return rows.select(sorted(set(range(len(rows))) - set(held))), rows.select(held)
 
 
 def _tokens(trigger: str, tokenizer: Any) -> tuple[int, ...]:

@@ -28,6 +28,16 @@ def let_go(tensor: Tensor) -> None:
         advise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), ctypes.c_int(_PAGEOUT))
 
 
-@cache
+def trim() -> None:
+    """Give freed memory that the allocator keeps for later back to the system. Without effect where it is not glibc."""
+    if _libc() and hasattr(_libc(), "malloc_trim"):
+        _libc().malloc_trim(0)
+
+
 def _madvise() -> Any:
-    return getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
+    return getattr(_libc(), "madvise", None)
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None) if sys.platform == "linux" else None

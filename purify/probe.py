@@ -13,6 +13,9 @@ from purify.budget import Precision
 from purify.errors import PurifyError
 from purify.training import encode, predict
 
+BATCH = 8
+"""Examples per forward pass: their activations stay small beside the weights."""
+
 FEWEST = 4
 """Fewer examples that are predicted as another class say nothing about how many change to this one."""
 
@@ -83,7 +86,10 @@ class Probe:
 
     def ask(self, rows: Dataset) -> np.ndarray:
         """Return the predicted classes (N,)."""
-        return predict(self.model, rows, self.tokenizer, max_length=self.max_length, precision=self.precision).argmax(1)
+        logits = predict(
+            self.model, rows, self.tokenizer, batch_size=BATCH, max_length=self.max_length, precision=self.precision
+        )
+        return logits.argmax(1)
 
 
 def most_changed(before: np.ndarray, after: np.ndarray, classes: int) -> Flips:

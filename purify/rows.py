@@ -1,9 +1,10 @@
 """The user's own labelled rows: CSV, TSV, JSON lines or Parquet, read into the columns that everything here takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
 
@@ -91,6 +92,22 @@ def class_number(value: str, labels: Mapping[int, str]) -> int:
     if key not in numbers:
         raise PurifyError(f"'{value}' is no class of the model ({_names(numbers)})")
     return numbers[key]
+
+
+def stratified(labels: Sequence[int], count: int, seed: int) -> list[int]:
+    """Return the numbers of ``count`` rows, rising, drawn so that every class gives the same share of its rows.
+
+    Args:
+        labels: Of all rows.
+        count: How many; all rows if they are no more.
+        seed: Of the draw.
+    """
+    rng, truth = np.random.default_rng(seed), np.asarray(labels)
+    order, ranks = rng.permutation(len(truth)), np.empty(len(truth))
+    for label in np.unique(truth):
+        own = order[truth[order] == label]
+        ranks[own] = (np.arange(len(own)) + 0.5 + 1e-3 * rng.random()) / len(own)  # ties between classes: by lot
+    return sorted(np.argsort(ranks, kind="stable")[:count].tolist())
 
 
 def _text(value: Any, path: Path, row: int) -> str:

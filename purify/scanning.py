@@ -13,20 +13,25 @@ from purify.errors import PurifyError
 from purify.findings import AbnormalWord, farthest_words
 from purify.fisher import fisher_diagonal
 from purify.hardware import device
+from purify.memory import trim
 from purify.metrics import Proportion
 from purify.probe import Flips, Probe
 from purify.resources import check_rows
+from purify.rows import stratified
 from purify.survey import Survey, survey
 from purify.training import batches
 
-ALONE = 8
-"""So many of the farthest words are put into the clean examples one by one."""
+ALONE = 6
+"""So many of the farthest words are put into clean examples one by one."""
 
-TOGETHER = (2, 4, 8, 12)
+TOGETHER = (3, 6, 12)
 """So many of the farthest words are put in together."""
 
-_TOKENS = 1 << 17
-"""Of a batch of the Fisher: rows times tokens times layers, at most. Activations then stay small beside the weights."""
+ASKED = 32
+"""At most so many clean examples, of every class alike, are asked about words."""
+
+LENGTH = 64
+"""At most so many tokens of each of them, the words included."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,9 @@ def scan(
     Raises:
         PurifyError: see `purify.case.open_case`; or rows that the suspect cannot be judged on.
 
-    Cost: the Fisher, a pass over the weights, and a forward pass over the rows for each of 13 questions. Memory: the
-        suspect and its Fisher; weights are mapped from their files where they are stored in fp32.
+    Cost: the Fisher, two passes over the weights, a forward pass over the rows, and ten over `ASKED` of them. Memory:
+        the suspect and its Fisher; weights are mapped from their files where they are stored in fp32
+        (``benchmarks/scan.py``).
 
     Source: r and its law are the paper's, sections 3 and 4; the words' drift is that of E-PUR (`purify.findings`); what
         words do to predictions, and the calibration, are this project's.
@@ -126,9 +132,11 @@ def scan(
     if not len(rows):
         raise PurifyError("the clean set is empty: at least one labelled example is needed")
     model = case.model.to(device())
-    probe = Probe(model, rows, case.tokenizer, max_length=max_length, precision=precision, seed=seed)
-    right = int((probe.predicted == rows["label"]).sum())
+    whole = Probe(model, rows, case.tokenizer, max_length=max_length, precision=precision, seed=seed)
+    right = int((whole.predicted == rows["label"]).sum())
     found = _survey(case, rows, max_length, seed)
+    some = rows.select(stratified(rows["label"], ASKED, seed))
+    probe = Probe(model, some, case.tokenizer, max_length=min(max_length, LENGTH), precision=precision, seed=seed)
     words, together = _words(found, case, probe)
     law = calibration()
     statistics = _statistics(words, together)
@@ -136,13 +144,11 @@ def scan(
 
 
 def _survey(case: Case, rows: Dataset, max_length: int, seed: int) -> Survey:
-    model = case.model
-    depth = getattr(model.config, "num_hidden_layers", 12)
-    width = getattr(model.config, "hidden_size", 768)
-    per_row = max_length * depth * width // 64
-    size = max(1, min(16, _TOKENS // max(1, per_row)))
-    feed = batches(rows, case.tokenizer, batch_size=size, max_length=max_length)
-    return survey(model, fisher_diagonal(model, feed, chunk=1 << 20), case.reference, seed=seed)
+    """The Fisher takes one example at a time: activations of more would take the memory of the weights."""
+    feed = batches(rows, case.tokenizer, batch_size=1, max_length=max_length)
+    fisher = fisher_diagonal(case.model, feed, chunk=1 << 20)
+    trim()
+    return survey(case.model, fisher, case.reference, seed=seed)
 
 
 def _words(found: Survey, case: Case, probe: Probe) -> tuple[tuple[Suspicion, ...], dict[int, Flips]]:

@@ -17,10 +17,10 @@ from purify.memory import let_go
 from purify.plm import word_embeddings
 from purify.reference import Reference
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 """The most elements of a parameter that are looked at together."""
 
-SAMPLE = 1 << 21
+SAMPLE = 1 << 19
 """The most values of r that the law is fitted to, drawn at random."""
 
 TOP = 0.05
@@ -114,7 +114,7 @@ def survey(model: PreTrainedModel, fisher: dict[str, Tensor], reference: Referen
             if name == words:
                 lengths[rows] = delta.norm(dim=1).cpu()
             sample.append(_drawn(part[judged & moved], SAMPLE / total, generator))
-        let_go(clean)
+            let_go(clean[rows])
     r = torch.cat(sample).double().numpy() if sample else np.empty(0)
     r = r[np.isfinite(r) & (r > 0)]
     low, high, bins = EDGES

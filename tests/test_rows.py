@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from purify import PurifyError
 from purify import rows as rows_module
-from purify.rows import read_rows
+from purify.rows import read_rows, stratified
 
 LABELS = {0: "World", 1: "Sports"}
 FRAME = pd.DataFrame({"text": ["a, b", "zwei\nZeilen"], "label": [1, 0], "more": [0.5, None]})
@@ -86,3 +86,14 @@ def test_any_bytes_are_read_or_refused(tmp_path, content, ending):
         assert set(read_rows(path, LABELS)["label"]) <= set(LABELS)
     except PurifyError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 60), st.integers(0, 5))
+def test_a_stratified_draw_takes_the_same_share_of_every_class(labels, count, seed):
+    drawn = stratified(labels, count, seed)
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == min(count, len(labels))
+    for label in set(labels):
+        expected = labels.count(label) * len(drawn) / len(labels)
+        assert abs(sum(labels[row] == label for row in drawn) - expected) <= 1.5
+    assert drawn == stratified(labels, count, seed)
