@@ -56,14 +56,16 @@ def claims(
 ) -> None:
     """Say of every claim of the paper whether the shipped records bear it out."""
     from purify.home import project_root
-    from purify.report.claims import load_ledger, verdicts
+    from purify.report.claims import LOWEST, load_ledger, verdicts
+    from purify.report.effects import shipped
     from purify.report.protocol import signed, tables_frame
 
     found = load_ledger(ledger or project_root() / "book" / "claims.yml")
-    for one in verdicts(found, tables_frame(grid)):
+    for one in verdicts(found, tables_frame(grid), shipped("theory", ["measure=Dimensions"])):
         typer.echo(f"{one.claim.id}: {one.outcome}")
         for rival, difference in one.differences.items():
-            typer.echo(f"    ASR against {rival}: {signed(difference)} on {difference.n} draws")
+            what = f"ASR against {rival}" if one.claim.statistic == LOWEST else rival
+            typer.echo(f"    {what}: {signed(difference)} on {difference.n} draws")
 
 
 @app.command()

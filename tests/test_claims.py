@@ -63,15 +63,73 @@ def test_a_suspect_without_a_rival_does_not_count():
     assert verdict(CLAIM, RULE, frame).outcome == "not enough runs"
 
 
-def test_what_was_not_measured_is_said():
-    found = verdict(Claim("law", "a law", "theory", statistic="not measured"), RULE, frame_of([10] * 4))
-    assert found.outcome == "not enough runs"
-    both = [found, verdict(CLAIM, RULE, frame_of([10, 12, 8, 11]))]
+def dimensions(lead, distance=0.12, seeds=4):
+    """Records in which the paper's indicator leads another by so many points of AUROC; seeds differ a little."""
+    return [
+        {
+            "spec": {
+                "suspect": {
+                    "task": "ag_news",
+                    "attack": {"name": attack},
+                    "train": 8,
+                    **({"seed": seed} if seed else {}),
+                },
+                "measure": {"name": "Dimensions"},
+            },
+            "measured": {
+                "flagged": [0.05, 1.0],
+                "indicators": (
+                    found := {
+                        name: {
+                            truth: {"auroc": value + 0.001 * seed * (name == "other"), "recall": [0.1, 1.0]}
+                            for truth in ("pair", "effect")
+                        }
+                        for name, value in (("δ²/Ĥ", 0.7 + lead / 100), ("other", 0.7))
+                    }
+                ),
+                "honest": {"indicators": found},
+                "law": {"control": {"fits": {"one Gamma": {"ks": distance + 0.001 * seed}}}},
+            },
+        }
+        for seed in range(seeds)
+        for attack in ("BadWord", "BiasSent")
+    ]
+
+
+SHARP = Claim("sharp", "sharper", "somewhere", statistic="AUROC", indicators=("other",))
+LAW = Claim("law", "a law", "theory", statistic="KS distance", limit=0.05)
+
+
+@pytest.mark.parametrize(
+    ("claim", "records", "outcome", "mean"),
+    [
+        (SHARP, dimensions(10), "replicates", -9.85),
+        (SHARP, dimensions(-10), "does not replicate", 10.15),
+        (SHARP, dimensions(10, seeds=3), "not enough runs", -9.9),
+        (LAW, dimensions(0, 0.12), "does not replicate", 7.15),
+        (LAW, dimensions(0, 0.01), "replicates", -3.85),
+        (LAW, dimensions(0, seeds=2), "not enough runs", 7.05),
+    ],
+)
+def test_claims_about_the_theory(claim, records, outcome, mean):
+    found = verdict(claim, RULE, frame_of([10] * 4), records)
+    assert found.outcome == outcome
+    (difference,) = found.differences.values()
+    assert difference.mean == pytest.approx(mean)
+    assert difference.n == len(records) // 2
+
+
+def test_without_records_there_is_no_verdict():
+    both = [verdict(SHARP, RULE, frame_of([10] * 4)), verdict(CLAIM, RULE, frame_of([10, 12, 8, 11]))]
+    assert both[0].outcome == "not enough runs"
     assert [row["verdict"] for row in ledger_table(both)] == ["not enough runs", "replicates"]
     table = rivals_table(both)
     assert list(table.index) == ["lowest"]
     assert table.loc["lowest", "draws"] == "4"
     assert table.loc["lowest", "FineMixing"].startswith("-10.2 [-13.0")
+    assert rivals_table(both, "AUROC").empty
+    sharp = verdict(SHARP, RULE, frame_of([10] * 4), dimensions(10))
+    assert rivals_table([sharp], "AUROC").loc["sharp", "AUROC of other"].startswith("-9.8 [-10")
 
 
 def test_the_projects_ledger_is_computed_from_what_is_shipped():
@@ -84,6 +142,7 @@ def test_the_projects_ledger_is_computed_from_what_is_shipped():
         "lowest-biases",
         "lowest-pairs",
         "gamma-law",
+        "sharper-detection",
     }
     methods = [ledger.rule.method, *ledger.rule.rivals]
     by_hand = at_drops(complete(frame, methods), [5.0]).query("defense in ['FinePurifying', 'FineMixing']")
@@ -112,6 +171,16 @@ def test_the_projects_ledger_is_computed_from_what_is_shipped():
             "needs a rule and claims, each whole",
         ),
         ("rule: {methid: M}\nclaims: []", "unknown key 'methid'"),
+        (
+            "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 4}\n"
+            "claims: [{id: x, says: s, where: w, statistic: AUROC}]",
+            "the claim 'x' has no indicators to compare with",
+        ),
+        (
+            "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 4}\n"
+            "claims: [{id: x, says: s, where: w, statistic: KS distance}]",
+            "the claim 'x' needs a limit between 0 and 1, not 0.0",
+        ),
         (
             "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: many}\nclaims: []",
             "must be a whole number, not 'many'",

@@ -3,10 +3,10 @@
 ``book/claims.yml`` lists the claims; nothing in it is a result. A verdict is computed from records alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -14,15 +14,24 @@ import yaml
 from purify.defenses import DEFENSES
 from purify.errors import PurifyError
 from purify.registry import at_least_zero, typed
-from purify.report.protocol import DROPS, Difference, at_drops, complete, difference, signed
+from purify.report.protocol import DROPS, Difference, at_drops, complete, difference, of_draws, signed
+from purify.report.theory import identification
 
 Outcome = Literal["replicates", "does not replicate", "not enough runs"]
 
-Statistic = Literal["lowest ASR", "not measured"]
-"""What decides a claim. "lowest ASR": paired differences of ASR against each rival, see `verdict`. "not measured": no
-record holds what would decide it; the claim stands in the ledger all the same."""
+Statistic = Literal["lowest ASR", "AUROC", "KS distance"]
+"""What decides a claim, see `verdict`: ASR against each rival defense; AUROC of the paper's indicator for the
+dimensions that poison moved, against that of other indicators; or how far r of honest models is from its law."""
 
 LOWEST: Statistic = "lowest ASR"
+
+INDICATOR = "δ²/Ĥ"
+TRUTH = "pair"
+"""The ground truth of "AUROC", see `purify.measures.Dimensions`."""
+
+Records = Sequence[Mapping[str, Any]]
+
+_DRAW = ["task", "seed"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,8 @@ class Claim:
         clean: Sizes of the clean set, in rows; empty for all.
         kind: "backdoor", "bias", or "" for both.
         form: "single sentence", "sentence pair", or "" for both.
-        missing: For "not measured": what would have to be run.
+        indicators: For "AUROC": the rivals of the paper's indicator.
+        limit: For "KS distance": a law that fits has less.
     """
 
     id: str
@@ -77,12 +87,17 @@ class Claim:
     clean: tuple[int, ...] = ()
     kind: Literal["", "backdoor", "bias"] = ""
     form: Literal["", "single sentence", "sentence pair"] = ""
-    missing: str = ""
+    indicators: tuple[str, ...] = ()
+    limit: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a claim about nothing."""
         if not self.drops:
             raise PurifyError(f"the claim '{self.id}' has no ΔACC")
+        if self.statistic == "AUROC" and not self.indicators:
+            raise PurifyError(f"the claim '{self.id}' has no indicators to compare with")
+        if self.statistic == "KS distance" and not 0 < self.limit < 1:
+            raise PurifyError(f"the claim '{self.id}' needs a limit between 0 and 1, not {self.limit}")
 
     def about(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of `purify.report.protocol.tables_frame` that the claim is about."""
@@ -110,7 +125,8 @@ class Verdict:
     Attributes:
         claim: Which.
         outcome: The verdict.
-        differences: Rival -> difference in ASR; empty if there is no common suspect.
+        differences: What was compared -> difference in points, negative if it favours the claim; empty if there is
+            no record.
     """
 
     claim: Claim
@@ -139,30 +155,55 @@ def load_ledger(path: Path) -> Ledger:
     return Ledger(rule, claims)
 
 
-def verdict(claim: Claim, rule: Rule, frame: pd.DataFrame) -> Verdict:
+def verdict(claim: Claim, rule: Rule, frame: pd.DataFrame, dimensions: Records = ()) -> Verdict:
     """Decide a claim from records.
 
-    Against each rival, the difference in ASR is averaged over the claim's ΔACC, attacks and clean sets within a draw;
-    its mean has a 95 % t interval over draws. The claim
+    What counts are differences in points, negative if they favour the claim: ASR of the method minus that of each
+    rival, averaged over the claim's ΔACC, attacks and clean sets within a draw; AUROC of each other indicator minus
+    that of the paper's, averaged over attacks within a draw; the Kolmogorov–Smirnov distance of honest models from
+    their law minus the limit. Means have 95 % t intervals over draws. The claim
 
     - *replicates* if every interval lies below 0;
     - *does not replicate* if some interval reaches 0 or more and does not reach ``margin`` below it: then an advantage
-      over that rival that matters is ruled out;
+      that matters is ruled out;
     - else there are *not enough runs*, as with fewer draws than the rule asks for.
 
     Args:
         claim: The claim.
         rule: How it is decided.
         frame: Of `purify.report.protocol.tables_frame`; suspects that lack one of the methods are left out.
+        dimensions: Records of `purify.measures.Dimensions`.
     """
-    if claim.statistic != LOWEST:
-        return Verdict(claim, "not enough runs")
-    rows = complete(claim.about(frame), [rule.method, *rule.rivals])
-    if rows.empty:
-        return Verdict(claim, "not enough runs")
-    chosen = at_drops(rows, claim.drops)
-    found = {rival: difference(chosen, rule.method, rival) for rival in rule.rivals}
-    return Verdict(claim, _outcome(found.values(), rule), found)
+    match claim.statistic:
+        case "AUROC":
+            found = _aurocs(claim, dimensions)
+        case "KS distance":
+            found = _distances(claim, dimensions)
+        case _:
+            rows = complete(claim.about(frame), [rule.method, *rule.rivals])
+            chosen = None if rows.empty else at_drops(rows, claim.drops)
+            found = {} if chosen is None else {rival: difference(chosen, rule.method, rival) for rival in rule.rivals}
+    return Verdict(claim, _outcome(found.values(), rule) if found else "not enough runs", found)
+
+
+def _aurocs(claim: Claim, dimensions: Records) -> dict[str, Difference]:
+    if not dimensions:
+        return {}
+    frame = identification(dimensions)
+    table = frame[frame["truth"] == TRUTH].pivot_table(index=[*_DRAW, "attack"], columns="indicator", values="AUROC")
+    return {f"AUROC of {name}": of_draws(100 * (table[name] - table[INDICATOR]), _DRAW) for name in claim.indicators}
+
+
+def _distances(claim: Claim, dimensions: Records) -> dict[str, Difference]:
+    if not dimensions:
+        return {}
+    rows = []
+    for record in dimensions:
+        suspect = record["spec"]["suspect"]
+        distance = record["measured"]["law"]["control"]["fits"]["one Gamma"]["ks"]
+        rows.append({"task": suspect["task"], "seed": suspect.get("seed", 0), "distance": distance})
+    distances = pd.DataFrame(rows).set_index(_DRAW)["distance"]
+    return {f"KS distance less {claim.limit:g}": of_draws(100 * (distances - claim.limit), _DRAW)}
 
 
 def _outcome(found: Iterable[Difference], rule: Rule) -> Outcome:
@@ -175,9 +216,9 @@ def _outcome(found: Iterable[Difference], rule: Rule) -> Outcome:
     return "does not replicate" if ruled_out else "not enough runs"
 
 
-def verdicts(ledger: Ledger, frame: pd.DataFrame) -> list[Verdict]:
-    """Decide all claims of a ledger."""
-    return [verdict(claim, ledger.rule, frame) for claim in ledger.claims]
+def verdicts(ledger: Ledger, frame: pd.DataFrame, dimensions: Records = ()) -> list[Verdict]:
+    """Decide all claims of a ledger; see `verdict`."""
+    return [verdict(claim, ledger.rule, frame, dimensions) for claim in ledger.claims]
 
 
 def ledger_table(found: Iterable[Verdict]) -> list[dict[str, str]]:
@@ -188,8 +229,8 @@ def ledger_table(found: Iterable[Verdict]) -> list[dict[str, str]]:
     ]
 
 
-def rivals_table(found: Iterable[Verdict]) -> pd.DataFrame:
-    """Return the difference in ASR to every rival for reading, one row per claim that has records.
+def rivals_table(found: Iterable[Verdict], statistic: Statistic = LOWEST) -> pd.DataFrame:
+    """Return the differences behind each verdict for reading, one row per claim of this statistic that has records.
 
     *draws* counts those behind each difference.
     """
@@ -199,6 +240,6 @@ def rivals_table(found: Iterable[Verdict]) -> pd.DataFrame:
             "draws": str(min(value.n for value in one.differences.values())),
         }
         for one in found
-        if one.differences
+        if one.differences and one.claim.statistic == statistic
     }
     return pd.DataFrame(rows).T

@@ -143,15 +143,25 @@ def difference(chosen: pd.DataFrame, method: str, other: str, score: str = "asr"
     if pairs.empty:
         nothing = np.nan
         return Difference(0, nothing, nothing, nothing, (nothing, nothing), nothing, 0, 0)
-    suspects, draws = pairs.groupby(ONE_SUSPECT).mean(), list(pairs.groupby(DRAW).mean())
+    return of_draws(pairs.groupby(ONE_SUSPECT).mean(), DRAW)
+
+
+def of_draws(pairs: pd.Series, draw: Sequence[str]) -> Difference:
+    """Return mean and intervals of paired differences over draws.
+
+    Args:
+        pairs: One difference per pair, indexed by levels that hold those of ``draw``.
+        draw: What pairs of one draw have in common; they are averaged first.
+    """
+    draws = list(pairs.groupby(list(draw)).mean())
     _, *resampled = bootstrap_interval(draws)
     return Difference(
         len(draws),
         *mean_interval(draws),
         (resampled[0], resampled[1]),
         sign_flip_p(draws),
-        len(suspects),
-        int((suspects < 0).sum()),
+        len(pairs),
+        int((pairs < 0).sum()),
     )
 
 
