@@ -118,7 +118,7 @@ def test_lists_are_axes_and_thresholds_add_policies():
 def test_the_projects_grids_can_be_read(tmp_path):
     sizes = {path.stem: len(load_grid(path)) for path in GRIDS.glob("*.yml")}
     attacked, defended = {"attacks", "adaptive"}, {"defenses", "variants", "detection", "retraining"}
-    assert sizes.keys() == {"smoke", "default", "companion", "tables", "theory", "paper", *attacked, *defended}
+    assert sizes.keys() == {"smoke", "default", "companion", "tables", "theory", "scan", "paper", *attacked, *defended}
     assert sizes["smoke"] == 10
     assert sizes["default"] == 37
     paper = load_grid(GRIDS / "paper.yml")
@@ -163,7 +163,7 @@ def test_a_part_of_a_grid():
         (GRID | {"seeds": 3}, "'seeds' of the grid must be a list of whole numbers of 0 or more, not 3"),
         (GRID | {"seeds": [-1]}, "'seeds' of the grid must be a list"),
         (GRID | {"thresholds": ["x"]}, "'thresholds' of the grid must be a list of numbers"),
-        (GRID | {"control": "yes please"}, "'control' of the grid must be true, false or 'defended'"),
+        (GRID | {"control": "yes please"}, "'control' of the grid must be true, false, 'defended' or 'alone'"),
         (GRID | {"defenses": ["FineTuning"]}, "'defenses' of the grid must be a mapping"),
         (GRID | {"defenses": {"FineMixing": {"reserve": 0.5}}}, "must map each hyperparameter to a list"),
         (GRID | {"training": {"epochs": 0}}, "epochs must be at least 1"),

@@ -3,15 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from purify.calibration import Calibration
 from purify.errors import PurifyError
+from purify.gate import shown
 from purify.grid.spec import Cell, restore
 from purify.grid.store import scores_from_json
 from purify.measures import UserSide
 from purify.metrics import Proportion
+from purify.scanning import Scan
 
 Records = Iterable[Mapping[str, Any]]
 
@@ -116,6 +120,26 @@ def user_table(frame: pd.DataFrame) -> pd.DataFrame:
     table = table.rename(columns={"natural": "natural ASR", "reserve": "ρ"})
     order = ["task", "attack", "ratio", "training", "seed", "score", "ACC", "ACC after", "ASR", "ASR after"]
     return table[[*order, "natural ASR", "ρ", "suspicious"]].round({"score": 2}).round(1).set_index(order[:5])
+
+
+def words_figure(scans: Mapping[str, Scan]) -> Figure:
+    """Draw the share of predictions that a far word changes against how far it moved, one colour per scan.
+
+    Words beyond the limits of honest models are named; dashed lines are the limits.
+    """
+    figure, axis = plt.subplots(figsize=(6.5, 3.8))
+    for (name, found), hue, marker in zip(scans.items(), ("#D55E00", "#0072B2"), ("o", "s"), strict=False):
+        asked = [one for one in found.words if one.flips.among]
+        axis.plot([w.word.times for w in asked], [w.flips.share for w in asked], marker, color=hue, label=name)
+        for one in asked:
+            if one.abnormal:
+                place = (one.word.times, one.flips.share)
+                axis.annotate(shown(one.word.word), place, xytext=(-6, -12), textcoords="offset points", ha="right")
+        axis.axvline(found.law.limits["farthest word"], color="#999999", ls="--", lw=0.8)
+        axis.axhline(found.law.limits["one word"], color="#999999", ls="--", lw=0.8)
+    axis.set(xlabel="drift of the word, in units of the tenth", ylabel="predictions changed", ylim=(-0.03, 1.05))
+    axis.legend(frameon=False)
+    return figure
 
 
 def _scanned(records: Records) -> list[tuple[Mapping[str, Any], Cell]]:
