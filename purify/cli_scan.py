@@ -151,6 +151,34 @@ def clean(
     _tell(report, output, json_=json_, quiet=quiet)
 
 
+def rows(
+    task: Annotated[str, typer.Argument(help="docstrings, docstring_pairs, ag_news, imdb, qqp or qnli.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The new file (.csv).")],
+    per_class: Annotated[int, typer.Option(min=1, help="Examples of each class.")] = 16,
+    train: Annotated[int, typer.Option(min=1, help="Rows that the suspect was trained on: these are left out.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the suspect, whose draw of rows is made again.")] = 0,
+) -> None:
+    """Write clean labelled examples of a task, to try a scan on a suspect that `purify attack` made.
+
+    Example: purify rows docstrings -o clean.csv
+    """
+    import pandas as pd
+    from rich.console import Console
+
+    from purify.errors import PurifyError
+    from purify.grid.folder import write_whole
+    from purify.tasks import load_task, text_columns
+
+    if output.suffix != ".csv" or output.exists():
+        raise PurifyError(f"'{output}' must be a new file that ends in .csv")
+    splits = load_task(task, train=train, validation=1, test=1, clean_per_class=per_class, seed=seed)
+    frame = pd.DataFrame({name: list(splits.clean[name]) for name in text_columns(splits.clean)})
+    frame["label"] = [splits.task.labels[label] for label in splits.clean["label"]]
+    write_whole(output, lambda partial: frame.to_csv(partial, index=False))
+    note = f"{len(frame)} examples: {output}"
+    Console(stderr=True).print(note, highlight=False, markup=False, soft_wrap=True)
+
+
 def _opened(
     suspect: str,
     clean: str | None,

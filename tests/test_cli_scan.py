@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from purify import PurifyError
+from purify import PurifyError, load_task, read_rows
 from purify.cli import app
 from purify.plm import load_suspect, save_checkpoint
 from purify.report.scanned import SCHEMA
@@ -194,6 +194,19 @@ def test_doctor_tells_versions_and_what_is_amiss(tmp_path, monkeypatch):
     assert "reinstall the package" in " ".join(result.output.split())
 
 
+def test_rows_of_a_task_are_those_that_the_suspect_did_not_see(tmp_path):
+    path = tmp_path / "clean.csv"
+    assert purify("rows", "docstrings", "-o", path, "--per-class", 3, "--train", 100, "--seed", 2).exit_code == 0
+    splits = load_task("docstrings", train=100, validation=1, test=1, clean_per_class=3, seed=2)
+    labels = dict(enumerate(splits.task.labels))
+    found = read_rows(path, labels)
+    assert found["text"] == splits.clean["text"]
+    assert found["label"] == splits.clean["label"]
+    assert not set(found["text"]) & set(splits.train["text"])
+    again = purify("rows", "docstrings", "-o", path)
+    assert "must be a new file that ends in .csv" in str(again.exception)
+
+
 def test_help_has_examples():
-    for command in ("scan", "clean", "doctor"):
+    for command in ("scan", "clean", "rows", "doctor"):
         assert f"purify {command}" in purify(command, "--help").output
