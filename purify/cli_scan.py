@@ -44,6 +44,7 @@ def scan(
         Path | None, typer.Option("-o", "--output", help="A new folder for report.html and report.json.")
     ] = None,
     max_length: MaxLength = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per forward pass.")] = 8,
     device: Device = "auto",
     precision: Precision = "auto",
     seed: Seed = 0,
@@ -63,11 +64,12 @@ def scan(
       purify scan suspects/badword --data clean.csv --json | jq .verdict.score
     """
     from purify.output import new_folder, refuse
+    from purify.scanning import scan as run
 
     if output:
         refuse(output, force=force)
     case, rows = _opened(suspect, clean, data, text, label, pair, device, precision, json_ or quiet)
-    found = _scanned(case, rows, max_length, precision, seed)
+    found = run(case, rows, max_length=max_length, batch_size=batch_size, precision=_precision(precision), seed=seed)
     report = _report(found, data)
     if output:
         with new_folder(output, force=force) as folder:
@@ -116,11 +118,13 @@ def clean(
     from purify.cleaning import UNLEARNING
     from purify.cleaning import clean as run
     from purify.output import new_folder, refuse
+    from purify.report.scanned import card
+    from purify.scanning import scan as look
 
     refuse(output, force=force)
     case, rows = _opened(suspect, clean, data, text, label, pair, device, precision, json_ or quiet)
     aim = _class(target, case)
-    found = _scanned(case, rows, max_length, precision, seed)
+    found = look(case, rows, max_length=max_length, precision=_precision(precision), seed=seed)
     unlearning = unlearn and (trigger is not None or found.suspicious)
     base = UNLEARNING if unlearning else FINE_TUNING
     budget = replace(
@@ -143,8 +147,6 @@ def clean(
     )
     report = _report(found, data, cleaned)
     with new_folder(output, force=force) as folder:
-        from purify.report.scanned import card
-
         cleaned.save(folder)
         (folder / "README.md").write_text(card(report), encoding="utf-8")
         _write(report, folder)
@@ -202,12 +204,6 @@ def _opened(
         progress.silence()
     case = open_case(suspect, clean)
     return case, read_rows(data, case.labels, text=text, label=label, pair=pair)
-
-
-def _scanned(case: "Case", rows: "Dataset", max_length: int, precision: str, seed: int) -> "Scan":
-    from purify.scanning import scan as run
-
-    return run(case, rows, max_length=max_length, precision=_precision(precision), seed=seed)
 
 
 def _precision(name: str) -> Any:

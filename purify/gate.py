@@ -230,7 +230,7 @@ def _refuse_sizes(config: Mapping[str, Any], tensors: Mapping[str, Stored], fold
             raise bad(key)
     for key, value in config.items():
         if type(value) is int and key.endswith(("_size", "_dim", "_heads", "num_labels", "dim", "n_embd", "d_model")):
-            if not 0 < value <= WHOLE:
+            if not (0 if key == "type_vocab_size" else 1) <= value <= WHOLE:  # DeBERTa has no token types
                 raise bad(key)
         elif (type(value) is int and abs(value) > 1 << 40) or (type(value) is float and not math.isfinite(value)):
             raise bad(key)

@@ -14,7 +14,7 @@ from purify.errors import PurifyError
 from purify.training import encode, predict
 
 BATCH = 8
-"""Examples per forward pass: their activations stay small beside the weights."""
+"""Examples per forward pass, by default: their activations stay small beside the weights."""
 
 FEWEST = 4
 """Fewer examples that are predicted as another class say nothing about how many change to this one."""
@@ -48,6 +48,7 @@ class Probe:
         rows: Clean examples: ``text``, for pairs ``text_pair``, and ``label``.
         tokenizer: Theirs.
         max_length: Tokens per input, words that are put in included.
+        batch_size: Examples per forward pass.
         precision: Of the forward passes.
         seed: Of the places.
 
@@ -61,11 +62,13 @@ class Probe:
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
+        batch_size: int = BATCH,
         precision: Precision = "auto",
         seed: int = 0,
     ) -> None:
         self.model, self.rows, self.tokenizer = model, rows, tokenizer
-        self.max_length, self.precision, self.seed = max_length, precision, seed
+        self.max_length, self.seed = max_length, seed
+        self._how: dict[str, Any] = {"max_length": max_length, "batch_size": batch_size, "precision": precision}
 
     @cached_property
     def predicted(self) -> np.ndarray:
@@ -86,10 +89,7 @@ class Probe:
 
     def ask(self, rows: Dataset) -> np.ndarray:
         """Return the predicted classes (N,)."""
-        logits = predict(
-            self.model, rows, self.tokenizer, batch_size=BATCH, max_length=self.max_length, precision=self.precision
-        )
-        return logits.argmax(1)
+        return predict(self.model, rows, self.tokenizer, **self._how).argmax(1)
 
 
 def most_changed(before: np.ndarray, after: np.ndarray, classes: int) -> Flips:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 
@@ -15,7 +16,7 @@ from purify.fisher import fisher_diagonal
 from purify.hardware import device
 from purify.memory import trim
 from purify.metrics import Proportion
-from purify.probe import Flips, Probe
+from purify.probe import BATCH, Flips, Probe
 from purify.resources import check_rows
 from purify.rows import stratified
 from purify.survey import Survey, survey
@@ -104,6 +105,7 @@ def scan(
     *,
     clean: str | Path | None = None,
     max_length: int = 128,
+    batch_size: int = BATCH,
     precision: Precision = "auto",
     seed: int = 0,
 ) -> Scan:
@@ -114,6 +116,7 @@ def scan(
         rows: Clean examples (`purify.read_rows`): ``text``, for pairs ``text_pair``, and ``label``; fifty are enough.
         clean: The clean model, if it cannot be found; see `purify.case.open_case`.
         max_length: Tokens per input.
+        batch_size: Examples per forward pass.
         precision: Of the forward passes. The Fisher is always computed in fp32.
         seed: Of the places where words are put in.
 
@@ -132,11 +135,12 @@ def scan(
     if not len(rows):
         raise PurifyError("the clean set is empty: at least one labelled example is needed")
     model = case.model.to(device())
-    whole = Probe(model, rows, case.tokenizer, max_length=max_length, precision=precision, seed=seed)
+    asking: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "seed": seed}
+    whole = Probe(model, rows, case.tokenizer, max_length=max_length, **asking)
     right = int((whole.predicted == rows["label"]).sum())
     found = _survey(case, rows, max_length, seed)
     some = rows.select(stratified(rows["label"], ASKED, seed))
-    probe = Probe(model, some, case.tokenizer, max_length=min(max_length, LENGTH), precision=precision, seed=seed)
+    probe = Probe(model, some, case.tokenizer, max_length=min(max_length, LENGTH), **asking)
     words, together = _words(found, case, probe)
     law = calibration()
     statistics = _statistics(words, together)
