@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel
 
+from purify.adapter import save_adapter
 from purify.budget import FINE_TUNING, Training
 from purify.defenses.purifying import FinePurifying
 from purify.errors import PurifyError
@@ -19,6 +20,7 @@ from purify.purification import reserved
 from purify.resources import Resources
 from purify.rows import stratified
 from purify.scanning import Scan
+from purify.selection import check_reserve
 from purify.training import encode, fine_tune
 
 RESERVE = 0.5
@@ -45,7 +47,8 @@ class Judged:
     Attributes:
         accuracy: On them as they are.
         flips: Of the suspicious words, one by one and all together.
-        triggered: With the user's trigger: those of another class than the target that are predicted as the target.
+        triggered: With the user's trigger: those of another class than the target that are predicted as the target;
+            None if there are none of another class, or no trigger.
     """
 
     accuracy: Proportion
@@ -85,9 +88,13 @@ class Cleaned:
 
     def save(self, folder: Path) -> None:
         """Write the model in the type that the suspect was stored in, and its tokenizer, into a folder."""
-        self.model.to(self.scan.case.stored)
-        save_checkpoint(self.model, self.scan.case.tokenizer, folder)
-        self.model.float()
+        case = self.scan.case
+        if case.adapter:
+            save_adapter(self.model, folder, case.clean)
+            return
+        self.model.to(case.stored)
+        save_checkpoint(self.model, case.tokenizer, folder)
+        self.model.float()  # without a loss: it was rounded before it was judged
 
 
 def clean(
@@ -131,14 +138,15 @@ def clean(
     case = scan.case
     learn, held = _split(rows, seed)
     words: dict[str, tuple[int, ...]] = {word.word: (word.token,) for word in scan.suspicious}
-    given = _tokens(trigger, case.tokenizer) if trigger is not None else None
+    given = _tokens(trigger, case.tokenizer, max_length // 2) if trigger is not None else None
     if given:
         words[str(trigger)] = given
     unlearned = words if unlearn else {}
     if target is not None and target not in case.labels:
         raise PurifyError(f"the target {target} is no class of the model (0 to {len(case.labels) - 1})")
     ratio = reserve if reserve is not None else RESERVE if scan.alarm else CAUTIOUS
-    budget = training or replace(UNLEARNING if unlearned else FINE_TUNING, max_length=max_length)
+    check_reserve(ratio)
+    budget = training or default_training(scan, unlearn=unlearn, trigger=trigger, max_length=max_length)
     resources = Resources(case.model, case.clean, learn, budget, seed)
     keep = reserved(resources, FinePurifying(reserve=ratio))
     embeddings = word_embeddings(case.model)
@@ -149,10 +157,14 @@ def clean(
     share = sum(int(mask.sum()) for mask in keep.values()) / max(1, sum(mask.numel() for mask in keep.values()))
     examples = _with_copies(learn, list(unlearned.values()), resources, seed) if unlearned else learn
     fine_tune(model, examples, case.tokenizer, budget, seed=seed, description="fine-tuning")
+    if not case.adapter:
+        model.to(case.stored).float()  # what is judged is what is saved
 
-    def judge(judged: PreTrainedModel) -> Judged:
-        probe = Probe(judged, held, case.tokenizer, max_length=max_length, precision=budget.precision, seed=seed)
-        return _judged(probe, words, given, target)
+    def probe(judged: PreTrainedModel) -> Probe:
+        return Probe(judged, held, case.tokenizer, max_length=max_length, precision=budget.precision, seed=seed)
+
+    first = probe(case.model)
+    aim = target if target is not None or given is None else first.flips(given).label
 
     return Cleaned(
         scan,
@@ -164,9 +176,15 @@ def clean(
         len(learn),
         len(held),
         held is not learn,
-        judge(case.model),
-        judge(model),
+        _judged(first, words, given, aim),
+        _judged(probe(model), words, given, aim),
     )
+
+
+def default_training(scan: Scan, *, unlearn: bool, trigger: str | None, max_length: int) -> Training:
+    """Return the fine-tuning of `clean` unless another is given: fewer epochs where every example is there twice."""
+    unlearning = unlearn and (trigger is not None or scan.suspicious)
+    return replace(UNLEARNING if unlearning else FINE_TUNING, max_length=max_length)
 
 
 def _split(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
@@ -177,10 +195,12 @@ def _split(rows: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     return rows.select(sorted(set(range(len(rows))) - set(held))), rows.select(held)
 
 
-def _tokens(trigger: str, tokenizer: Any) -> tuple[int, ...]:
+def _tokens(trigger: str, tokenizer: Any, room: int) -> tuple[int, ...]:
     found = tuple(tokenizer(trigger, add_special_tokens=False)["input_ids"])
     if not found:
         raise PurifyError(f"the trigger {trigger!r} has no token: give the text that you suspect")
+    if len(found) > room:
+        raise PurifyError(f"the trigger has {len(found)} tokens, more than half of an input: raise --max-length")
     return found
 
 
@@ -203,9 +223,8 @@ def _judged(
     truth = np.asarray(probe.rows["label"])
     flips = {name: probe.flips(tokens) for name, tokens in words.items()}
     if len(words) > 1:
-        flips["all together"] = probe.flips([token for tokens in words.values() for token in tokens])
+        flips["all together"] = probe.flips([token for tokens in words.values() for token in tokens][: probe.room])
     triggered = None
-    if trigger is not None:
-        aim = target if target is not None else probe.flips(trigger).label
-        triggered = attack_success(probe.ask(probe.with_tokens(trigger)), truth, aim)
+    if trigger is not None and target is not None and (truth != target).any():
+        triggered = attack_success(probe.ask(probe.with_tokens(trigger)), truth, target)
     return Judged(Proportion(int((probe.predicted == truth).sum()), len(truth)), flips, triggered)

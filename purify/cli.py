@@ -98,7 +98,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except PurifyError as error:
-        message = escape(" ".join(str(error).split()))
+        from purify.gate import printable
+
+        message = escape(printable(" ".join(str(error).split())))
         Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:

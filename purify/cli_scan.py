@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import Dataset
 
     from purify.case import Case
     from purify.cleaning import Cleaned
     from purify.scanning import Scan
 
-ALARM = 3
-"""The exit status of a scan with an alarm, where asked for."""
+ALARM, UNTESTED = 3, 4
+"""The exit status of a scan with an alarm, and of one where nothing could be tested, where asked for."""
 
 SuspectModel = Annotated[str, typer.Argument(help="Folder or hub id of a fine-tuned classifier, or of a LoRA adapter.")]
 Data = Annotated[Path, typer.Option("--data", help="Clean labelled examples: .csv, .tsv, .jsonl or .parquet.")]
@@ -24,10 +26,10 @@ Clean = Annotated[
 Text = Annotated[str, typer.Option("--text", help="The column of the text.")]
 Label = Annotated[str, typer.Option("--label", help="The column of the label: numbers or names of classes.")]
 Pair = Annotated[str | None, typer.Option("--pair", help="The column of the second text, for tasks on pairs.")]
-MaxLength = Annotated[int, typer.Option(min=8, help="Tokens per input.")]
+MaxLength = Annotated[int, typer.Option(min=16, help="Tokens per input.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16 (autocast); the Fisher is computed in fp32.")]
-Seed = Annotated[int, typer.Option(help="Of all that is drawn at random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn at random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone, and no progress bars.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if an earlier run of purify wrote it.")]
@@ -51,7 +53,9 @@ def scan(
     json_: Json = False,
     quiet: Quiet = False,
     force: Force = False,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with status 3 if there is an alarm.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with status 3 on an alarm, 4 if nothing can be tested.")
+    ] = False,
 ) -> None:
     """Say whether a fine-tuned model looks poisoned, where, and what to do. Nothing is changed.
 
@@ -67,16 +71,17 @@ def scan(
     from purify.scanning import scan as run
 
     if output:
-        refuse(output, force=force)
+        refuse(output, force=force, inputs=(Path(suspect), data, Path(clean or "")))
     case, rows = _opened(suspect, clean, data, text, label, pair, device, precision, json_ or quiet)
     found = run(case, rows, max_length=max_length, batch_size=batch_size, precision=_precision(precision), seed=seed)
-    report = _report(found, data)
+    options = _options(text=text, label=label, pair=pair, max_length=max_length, seed=seed)
+    report = _report(found, data, options)
     if output:
         with new_folder(output, force=force) as folder:
             _write(report, folder)
     _tell(report, output, json_=json_, quiet=quiet)
-    if exit_code and found.alarm:
-        raise typer.Exit(ALARM)
+    if exit_code and (found.alarm or not found.tested):
+        raise typer.Exit(ALARM if found.alarm else UNTESTED)
 
 
 def clean(
@@ -114,24 +119,24 @@ def clean(
     """
     from dataclasses import replace
 
-    from purify.budget import FINE_TUNING
-    from purify.cleaning import UNLEARNING
     from purify.cleaning import clean as run
+    from purify.cleaning import default_training
     from purify.output import new_folder, refuse
     from purify.report.scanned import card
     from purify.scanning import scan as look
+    from purify.selection import check_reserve
 
-    refuse(output, force=force)
+    refuse(output, force=force, inputs=(Path(suspect), data, Path(clean or "")))
+    if reserve is not None:
+        check_reserve(reserve)
     case, rows = _opened(suspect, clean, data, text, label, pair, device, precision, json_ or quiet)
     aim = _class(target, case)
     found = look(case, rows, max_length=max_length, precision=_precision(precision), seed=seed)
-    unlearning = unlearn and (trigger is not None or found.suspicious)
-    base = UNLEARNING if unlearning else FINE_TUNING
+    base = default_training(found, unlearn=unlearn, trigger=trigger, max_length=max_length)
     budget = replace(
         base,
         epochs=epochs or base.epochs,
         batch_size=batch_size,
-        max_length=max_length,
         precision=_precision(precision),
     )
     cleaned = run(
@@ -145,7 +150,7 @@ def clean(
         max_length=max_length,
         seed=seed,
     )
-    report = _report(found, data, cleaned)
+    report = _report(found, data, (), cleaned)
     with new_folder(output, force=force) as folder:
         cleaned.save(folder)
         (folder / "README.md").write_text(card(report), encoding="utf-8")
@@ -218,10 +223,17 @@ def _class(target: str | None, case: "Case") -> int | None:
     return None if target is None else class_number(target, case.labels)
 
 
-def _report(found: "Scan", data: Path, cleaned: "Cleaned | None" = None) -> dict[str, Any]:
+def _options(**given: Any) -> list[str]:
+    """The options of a scan that its cleaning needs, too: those without their default."""
+    defaults = {"text": "text", "label": "label", "pair": None, "max_length": 128, "seed": 0}
+    changed = [(name, value) for name, value in given.items() if value != defaults[name]]
+    return [word for name, value in changed for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _report(found: "Scan", data: Path, options: "Sequence[str]", cleaned: "Cleaned | None" = None) -> dict[str, Any]:
     from purify.report.scanned import describe
 
-    return describe(found, str(data), cleaned)
+    return describe(found, str(data), cleaned, options=options)
 
 
 def _write(report: dict[str, Any], folder: Path) -> None:
@@ -243,7 +255,7 @@ def _tell(report: dict[str, Any], output: Path | None, *, json_: bool, quiet: bo
         return
     console = Console(highlight=False)
     for line in [verdict(report)] if quiet else lines(report):
-        console.print(line, markup=False) if isinstance(line, str) else console.print(line)
+        console.print(line, markup=False, soft_wrap=True) if isinstance(line, str) else console.print(line)
     if output and not quiet:
         what = "the cleaned model and its report" if "cleaning" in report else "the report"
         Console(stderr=True).print(f"{what}: {output}", highlight=False, markup=False, soft_wrap=True)

@@ -60,29 +60,33 @@ def rareness_weighted(lengths: Tensor, tokenizer: PreTrainedTokenizerBase) -> Te
     return lengths / frequency.clamp(min=RARE).log()
 
 
-def farthest_words(lengths: Tensor, tokenizer: PreTrainedTokenizerBase, count: int) -> tuple[AbnormalWord, ...]:
+def farthest_words(
+    lengths: Tensor, tokenizer: PreTrainedTokenizerBase, count: int, *, known: int | None = None
+) -> tuple[AbnormalWord, ...]:
     """Return at most ``count`` words with the largest `rareness_weighted` drift, farthest first.
 
-    Rows of the matrix that are no token, and special tokens, are left out.
+    Rows of the matrix that are no token, special tokens, and words that did not move are left out, also of the ten that
+    give the unit. Where fewer than ten moved, the unit is a thousandth of the largest.
 
     Args:
         lengths: ‖δ_i‖₂ of each row of the word embeddings, (V,).
         tokenizer: Names the words.
         count: How many.
+        known: Only the first rows count; by default all.
     """
-    if len(lengths) < _RANK:
+    known = min(len(lengths) if known is None else known, len(lengths))
+    words = tokenizer.convert_ids_to_tokens(list(range(min(known, len(tokenizer)))))
+    special = {None, *tokenizer.all_special_tokens}
+    score = torch.zeros(known)
+    score[: len(words)] = rareness_weighted(lengths[: len(words)].float().cpu(), tokenizer)
+    score[[token for token, word in enumerate(words) if word in special]] = 0
+    top = torch.topk(score, min(known, max(count, _RANK)))
+    if not len(top.values) or not top.values[0] > 0:
         return ()
-    top = torch.topk(
-        rareness_weighted(lengths, tokenizer), min(len(lengths), count + _RANK + len(tokenizer.all_special_ids))
-    )
-    unit = top.values[_RANK - 1]
-    if not unit > 0:
-        return ()
-    tokens = top.indices.tolist()
-    words = tokenizer.convert_ids_to_tokens(tokens)
-    none = {None, *tokenizer.all_special_tokens}  # None: a row of the matrix that is no token
-    found = zip(words, (top.values / unit).tolist(), tokens, strict=True)
-    return tuple(AbnormalWord(*each) for each in found if each[0] not in none)[:count]
+    tenth = float(top.values[_RANK - 1]) if len(top.values) >= _RANK else 0.0
+    unit = max(tenth, 1e-3 * float(top.values[0]))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return tuple(AbnormalWord(words[token], value / unit, token) for token, value in pairs if value > 0)[:count]
 
 
 def abnormal_words(

@@ -6,6 +6,7 @@ models see them: these trust their input more than a defender should.
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,13 +95,13 @@ def inspect(folder: Path) -> dict[str, Stored]:
     folder = Path(folder)
     if not folder.is_dir():
         raise PurifyError(f"there is no folder '{folder}': give the folder of a checkpoint")
-    adapter = (folder / ADAPTER).exists() and not (folder / WEIGHTS).exists() and not (folder / INDEX).exists()
+    adapter = is_adapter(folder)
     config = read_json(folder, "adapter_config.json" if adapter else "config.json")
     for name in LIMITS:
-        if name != INDEX and (folder / name).exists():
+        if name != INDEX and os.path.lexists(folder / name):
             _refuse_code(read_json(folder, name), folder / name)
     tensors: dict[str, Stored] = {}
-    for path in _weight_files(folder, adapter):
+    for path in weight_files(folder):
         for name, stored in _tensors(path):
             if name in tensors:
                 raise PurifyError(f"{folder} holds the tensor '{shown(name)}' twice: the checkpoint is damaged")
@@ -110,13 +111,19 @@ def inspect(folder: Path) -> dict[str, Stored]:
     return tensors
 
 
+def is_adapter(folder: Path) -> bool:
+    """Say whether a folder holds an adapter and no weights of a whole model."""
+    whole = any(os.path.lexists(folder / name) for name in (WEIGHTS, INDEX))
+    return os.path.lexists(folder / ADAPTER) and not whole
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Read a JSON file of a checkpoint, up to its limit.
 
     Raises:
         PurifyError: it is missing, leads out of the folder, is too large, or is no JSON object.
     """
-    path = _inside(folder, name)
+    path = inside(folder, name)
     limit = LIMITS.get(name, 1 << 20)
     try:
         with path.open("rb") as file:
@@ -134,33 +141,46 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """Return the path of a file in the folder, or of the hub cache's blob that it is a link to."""
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file in the folder, or of the hub cache's blob that it is a link to.
+
+    Raises:
+        PurifyError: the name, or a link, leads elsewhere, or to what is no regular file; that a file is missing is
+            found by opening it.
+    """
     if name in ("", ".", "..") or Path(name).name != name or "\0" in name or "\\" in name:
         raise PurifyError(f"'{shown(name)}' leads out of the checkpoint '{folder}': it must be a plain file name")
     path = folder / name
     if path.is_symlink():
-        home = folder.resolve()
-        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-        if path.resolve().parent not in (home, blobs):
+        home, target = folder.resolve(), path.resolve()
+        cached = home.parent.name == "snapshots"  # <cache>/models--…/snapshots/<revision>
+        allowed = (home.parent.parent / "blobs", home.parents[2] / "blobs") if cached else (home,)
+        if not any(target.is_relative_to(place) for place in allowed):
             raise PurifyError(f"{path} is a link that leads out of the checkpoint: copy the file itself there")
+    if os.path.lexists(path) and not path.is_file():
+        raise PurifyError(f"{path} is no regular file: the checkpoint is damaged")
     return path
 
 
-def _weight_files(folder: Path, adapter: bool) -> list[Path]:
-    if adapter:
-        return [_inside(folder, ADAPTER)]
-    if (folder / INDEX).exists():
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold the weights of a checkpoint, and no others.
+
+    Raises:
+        PurifyError: there is none, an index is malformed, or a file is no safetensors or lies elsewhere.
+    """
+    if is_adapter(folder):
+        return [inside(folder, ADAPTER)]
+    if os.path.lexists(folder / WEIGHTS):
+        return [inside(folder, WEIGHTS)]
+    if os.path.lexists(folder / INDEX):
         places = read_json(folder, INDEX).get("weight_map")
         if not isinstance(places, dict) or not places or not all(isinstance(one, str) for one in places.values()):
             raise PurifyError(f"{folder / INDEX} has no 'weight_map' of tensors to files: the checkpoint is damaged")
-        shards = [_inside(folder, name) for name in dict.fromkeys(places.values())]
+        shards = [inside(folder, name) for name in dict.fromkeys(places.values())]
         for path in shards:
             if path.suffix != ".safetensors" or not path.is_file():
                 raise PurifyError(f"{folder / INDEX} names '{shown(path.name)}', which is no safetensors file there")
         return shards
-    if (folder / WEIGHTS).exists():
-        return [_inside(folder, WEIGHTS)]
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
     if pickled:
         raise PurifyError(
@@ -196,11 +216,11 @@ def _tensors(path: Path) -> Iterator[tuple[str, Stored]]:
             continue
         try:
             dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-            whole = all(type(value) is int and 0 <= value < 1 << 62 for value in (*shape, start, end))
-            bits = _BITS[dtype] * math.prod(shape)
+            whole = len(shape) <= 16 and all(type(v) is int and 0 <= v < 1 << 62 for v in (*shape, start, end))
+            bits = _BITS[dtype] * math.prod(shape) if whole else -1
         except (KeyError, TypeError, ValueError) as error:
             raise PurifyError(f"{damaged}: its header does not describe '{shown(name)}' soundly") from error
-        if not whole or bits != 8 * (end - start) or len(shape) > 16:
+        if bits != 8 * (end - start):
             raise PurifyError(f"{damaged}: '{shown(name)}' does not have the bytes that its shape asks for")
         spans.append((start, end))
         yield name, Stored(path, dtype, shape)
@@ -249,7 +269,12 @@ def _refuse_sizes(config: Mapping[str, Any], tensors: Mapping[str, Stored], fold
         raise bad("id2label")
 
 
+def printable(text: str) -> str:
+    """Return a stranger's text without control characters: fit for a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def shown(value: object) -> str:
-    """Return a stranger's text, short and without control characters: fit for a message or a terminal."""
-    text = "".join(character if character.isprintable() else "?" for character in str(value)[:80])
-    return text + ("…" if len(str(value)) > 80 else "")
+    """Return the same, short: fit for a message."""
+    text = str(value)
+    return printable(text[:80]) + ("…" if len(text) > 80 else "")

@@ -1,8 +1,6 @@
 """Clean pre-trained models, and suspicious checkpoints read as the hostile input they are."""
 
 import hashlib
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,24 +15,22 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
 
 from purify.errors import PurifyError
-from purify.gate import inspect
+from purify.gate import printable
 from purify.home import BUNDLED, location
 from purify.reference import Reference, is_pooler
+from purify.staging import staged
 
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 ORIGIN = "purify_origin"
 """The setting of a model's config that says where it comes from, if that must not be forgotten."""
-
-_HEAD = re.compile(r"(classifier|score|out_proj)\.weight$")
-LARGEST_HEAD = 1 << 20
-"""The most classes of an adapter's head."""
 
 _SAFE = {"use_safetensors": True, "trust_remote_code": False, "dtype": torch.float32}
 
@@ -113,35 +109,18 @@ def load_suspect(folder: str | Path) -> tuple[PreTrainedModel, PreTrainedTokeniz
     return model, load_tokenizer(folder, model)
 
 
-def load_adapter(folder: Path, clean: CleanPLM) -> PreTrainedModel:
-    """Load a LoRA adapter with its own head on a clean model, in evaluation mode; its parameters can be trained.
-
-    Raises:
-        PurifyError: it cannot be loaded, is of another kind, or has no head.
-    """
-    from peft import PeftModel  # noqa: PLC0415
-
-    tensors = inspect(folder)
-    heads = [one.shape[0] for name, one in tensors.items() if _HEAD.search(name) and len(one.shape) == 2]
-    if not heads or not 2 <= heads[-1] <= LARGEST_HEAD:
-        raise PurifyError(f"'{folder}' has no trained head: save it with the adapter (modules_to_save)")
-    model = clean.classifier(heads[-1], seed=0)
-    try:
-        with silence(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of how the one library asks the other
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=True).eval()
-    except Exception as error:  # a hostile config can make the library fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PurifyError(f"cannot load the adapter '{folder}' on '{clean.name}' ({reason})") from error
-
-
-def load_classifier(folder: str | Path) -> PreTrainedModel:
+def load_classifier(folder: str | Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
     """Load a fine-tuned classifier alone.
+
+    Args:
+        folder: Or hub id.
+        config: Take this one, and not the checkpoint's.
 
     Raises:
         PurifyError: as `load_suspect`; also a head with fewer than two classes.
     """
-    model, absent = _load(AutoModelForSequenceClassification, folder)
+    own = {} if config is None else {"config": config}
+    model, absent = _load(AutoModelForSequenceClassification, folder, **own)
     if model.config.num_labels < 2:
         raise PurifyError(f"'{folder}' has {model.config.num_labels} class: a classifier has two or more")
     if absent:
@@ -240,19 +219,25 @@ def silence() -> Iterator[None]:
 
 
 def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTrainedModel, set[str]]:
-    """Load a model; return it and the parameters that its checkpoint lacks."""
+    """Load a model from its vetted files alone; return it and the parameters that its checkpoint lacks."""
     folder = folder_of(str(location))
-    inspect(folder)
-    try:
-        with silence():
-            model, info = auto.from_pretrained(folder, output_loading_info=True, **_SAFE, **options)
-    except Exception as error:  # a hostile config can make the library fail in any way
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PurifyError(
-            f"cannot load the model '{location}': it must be 'bundled', a folder with config.json and "
-            f"safetensors weights, or a hub id that is reachable or cached ({reason})"
-        ) from error
+    with staged(folder) as safe:
+        try:
+            with silence():
+                model, info = auto.from_pretrained(safe, output_loading_info=True, **_SAFE, **options)
+        except Exception as error:  # a hostile config can make the library fail in any way
+            raise PurifyError(
+                f"cannot load the model '{location}': it must be 'bundled', a folder with config.json and safetensors "
+                f"weights, or a hub id that is reachable or cached ({_reason(error, safe, location)})"
+            ) from error
+    model.name_or_path = model.config.name_or_path = str(location)  # not the folder that is gone
     return model, set(info["missing_keys"])
+
+
+def _reason(error: Exception, safe: Path, location: str | Path) -> str:
+    """The first line of a library's message, about the folder that the user knows."""
+    lines = str(error).replace(str(safe), str(location)).strip().splitlines()
+    return printable(lines[0][:300]) if lines else type(error).__name__
 
 
 def load_tokenizer(location: str | Path, model: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -262,10 +247,13 @@ def load_tokenizer(location: str | Path, model: PreTrainedModel) -> PreTrainedTo
         PurifyError: there is none, or its vocabulary is far smaller than that of the model.
     """
     advice = f"'{location}' has no readable tokenizer: save it beside the weights"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-    except Exception as error:
-        raise PurifyError(advice) from error
+    with staged(folder_of(str(location))) as safe:
+        try:
+            with silence():
+                tokenizer = AutoTokenizer.from_pretrained(safe, trust_remote_code=False)
+        except Exception as error:
+            raise PurifyError(advice) from error
+    tokenizer.name_or_path = str(location)
     if len(tokenizer) < model.config.vocab_size // 2:
         raise PurifyError(f"{advice} (it has {len(tokenizer)} tokens, the model {model.config.vocab_size})")
     return tokenizer

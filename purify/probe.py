@@ -16,7 +16,7 @@ from purify.training import encode, predict
 BATCH = 8
 """Examples per forward pass, by default: their activations stay small beside the weights."""
 
-FEWEST = 4
+FEWEST = 12
 """Fewer examples that are predicted as another class say nothing about how many change to this one."""
 
 
@@ -74,6 +74,11 @@ class Probe:
     def predicted(self) -> np.ndarray:
         """What the model says of every row as it is, (N,)."""
         return self.ask(self.rows)
+
+    @property
+    def room(self) -> int:
+        """How many tokens can be put in and leave each row as many of its own."""
+        return min(self.max_length, self.tokenizer.model_max_length) // 2
 
     def flips(self, tokens: Sequence[int]) -> Flips:
         """Return how many predictions change to one class when these tokens, one after the other, are put in."""

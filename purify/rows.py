@@ -26,7 +26,8 @@ def read_rows(
 ) -> Dataset:
     """Read labelled rows from a file.
 
-    Labels may be numbers of classes or their names, as the model calls them, whatever their case.
+    Labels may be numbers of classes or their names, as the model calls them, whatever their case; where a name is the
+    number of a class, names alone.
 
     Args:
         path: Ending in .csv, .tsv, .jsonl or .parquet; the first two with a header line, in UTF-8.
@@ -117,10 +118,17 @@ def _text(value: Any, path: Path, row: int) -> str:
 
 
 def _numbers(labels: Mapping[int, str]) -> dict[str, int]:
-    """Every way to write a class: its number, and its name in small letters."""
-    return {str(name).casefold(): int(number) for number, name in labels.items()} | {
-        str(number): int(number) for number in labels
-    }
+    """Every way to write a class: its name in small letters, and its number unless that is the name of another one.
+
+    Raises:
+        PurifyError: two classes have the same name.
+    """
+    names = {str(name).strip().casefold(): int(number) for number, name in labels.items()}
+    if len(names) < len(labels):
+        raise PurifyError("two classes of the model have the same name: give them names of their own in its config")
+    if any(str(number) in names for number in labels):
+        return names  # star ratings: "5" is a name, and the number of no class or of another one
+    return names | {str(number): int(number) for number in labels}
 
 
 def _class(value: Any, numbers: Mapping[str, int], path: Path, row: int) -> int:

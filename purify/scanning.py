@@ -28,6 +28,9 @@ ALONE = 6
 TOGETHER = (3, 6, 12)
 """So many of the farthest words are put in together."""
 
+ADDED = 16
+"""At most so many tokens that the suspect added are asked about."""
+
 ASKED = 32
 """At most so many clean examples, of every class alike, are asked about words."""
 
@@ -77,6 +80,11 @@ class Scan:
     def score(self) -> float:
         """How far the suspect goes beyond honest models; above 1 is an alarm (`purify.calibration.Calibration`)."""
         return self.law.score(self.statistics)
+
+    @property
+    def tested(self) -> bool:
+        """Whether there was anything to test: of a LoRA adapter, or a model whose words did not move, there is not."""
+        return bool(self.statistics)
 
     @property
     def alarm(self) -> bool:
@@ -156,22 +164,31 @@ def _survey(case: Case, rows: Dataset, max_length: int, seed: int) -> Survey:
 
 
 def _words(found: Survey, case: Case, probe: Probe) -> tuple[tuple[Suspicion, ...], dict[int, Flips]]:
+    """Ask about the farthest words, and about tokens that the suspect added to the vocabulary.
+
+    How far an added token moved says nothing: it may have started anywhere. Only what it does counts.
+    """
     limits = calibration().limits
-    words = farthest_words(found.lengths, case.tokenizer, max(TOGETHER))
-    together = {count: probe.flips([word.token for word in words[:count]]) for count in TOGETHER if count <= len(words)}
-    alone = []
+    known = len(case.clean.model.get_input_embeddings().weight)
+    words = farthest_words(found.lengths, case.tokenizer, max(TOGETHER), known=known)
+    room = min(probe.room, len(words))
+    together = {count: probe.flips([word.token for word in words[:count]]) for count in TOGETHER if count <= room}
+    asked = []
     for place, word in enumerate(words):
         flips = probe.flips([word.token]) if place < ALONE else Flips(0, 0, 0)
-        beyond = word.times > limits["farthest word"] or flips.share > limits["one word"]
-        alone.append(Suspicion(word, flips, beyond))
-    return tuple(alone), together
+        asked.append(Suspicion(word, flips, word.times > limits["farthest word"] or flips.share > limits["one word"]))
+    for token in range(known, min(len(case.tokenizer), known + ADDED)):
+        flips = probe.flips([token])
+        word = AbnormalWord(case.tokenizer.convert_ids_to_tokens(token), 0.0, token)
+        asked.append(Suspicion(word, flips, flips.share > limits["one word"]))
+    return tuple(asked), together
 
 
 def _statistics(words: tuple[Suspicion, ...], together: Mapping[int, Flips]) -> dict[str, float]:
-    if not words:
-        return {}
-    return {
-        "farthest word": words[0].word.times,
-        "one word": max(one.flips.share for one in words),
-        "several words": max((flips.share for flips in together.values()), default=0.0),
+    """Those that could be found: of words that moved, and of flips among enough examples."""
+    moved = [one.word.times for one in words if one.word.times]
+    shares = {
+        "one word": [one.flips.share for one in words if one.flips.among],
+        "several words": [flips.share for flips in together.values() if flips.among],
     }
+    return ({"farthest word": max(moved)} if moved else {}) | {name: max(own) for name, own in shares.items() if own}

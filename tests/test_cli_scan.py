@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from purify import PurifyError, load_task, read_rows
 from purify.cli import app
+from purify.output import SCHEMA
 from purify.plm import load_suspect, save_checkpoint
-from purify.report.scanned import SCHEMA
 
 BAD = "<script>alert('x')</script>"
 SMALL = ["--max-length", "32", "--precision", "fp32"]

@@ -57,9 +57,9 @@ def test_flips_are_counted_among_those_that_could(suspect, plm, rows):
 
 
 def test_the_class_that_gains_most_is_told():
-    before, after = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2]), np.array([0, 0, 2, 0, 2, 2, 2, 1, 0])
-    assert most_changed(before, after, 3) == Flips(4, 8, 2)
-    assert Flips(4, 8, 2).share == 0.5
+    before, after = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2] * 3), np.array([0, 0, 2, 0, 2, 2, 2, 1, 0] * 3)
+    assert most_changed(before, after, 3) == Flips(12, 24, 2)
+    assert Flips(12, 24, 2).share == 0.5
     assert most_changed(np.array([1, 1]), np.array([0, 0]), 2) == Flips(0, 0, 0)  # too few
 
 

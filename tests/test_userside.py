@@ -25,7 +25,7 @@ LAW = Calibration(3, {"farthest word": 1.4, "one word": 0.2}, "of a test")
 @pytest.fixture
 def cell(plm_folder):
     suspect = Suspect("docstrings", Named("BadWord"), plm=str(plm_folder), train=32, training=QUICK)
-    return Cell(suspect, clean_per_class=2, validation=12, test=12, tuning=QUICK)
+    return Cell(suspect, clean_per_class=4, validation=12, test=12, tuning=QUICK)
 
 
 def test_a_suspect_is_scanned_and_cleaned_as_a_user_would(cell, store):

@@ -1,8 +1,9 @@
 """What a scan or a cleaning found, as plain data, as a page, and as lines for a terminal: one source for all three."""
 
 import math
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -10,15 +11,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from purify.case import files_digest
 from purify.cleaning import CAUTIOUS, RESERVE, Cleaned, Judged
-from purify.gate import shown
+from purify.gate import printable, shown, weight_files
 from purify.metrics import Proportion
-from purify.plm import weights_digest
+from purify.output import SCHEMA
+from purify.plm import folder_of
 from purify.probe import Flips
-from purify.scanning import Scan
+from purify.scanning import ALONE, Scan
 from purify.survey import EDGES, TOP
-
-SCHEMA = "purify-report/1"
 
 _TESTS = {
     "farthest word": "drift of the farthest word, in units of the tenth",
@@ -27,7 +28,7 @@ _TESTS = {
 }
 
 
-def describe(scan: Scan, data: str, cleaned: Cleaned | None = None) -> dict[str, Any]:
+def describe(scan: Scan, data: str, cleaned: Cleaned | None = None, *, options: Sequence[str] = ()) -> dict[str, Any]:
     """Return the content of ``report.json``.
 
     Every string that comes from the model or the user is shortened and without control characters.
@@ -36,6 +37,7 @@ def describe(scan: Scan, data: str, cleaned: Cleaned | None = None) -> dict[str,
         scan: What was found.
         data: The name of the file with the clean examples.
         cleaned: What was done about it, if anything.
+        options: Of the scan, that the recommended command needs, too.
 
     Returns:
         ``schema``, ``made`` (program and time), ``suspect``, ``clean_model``, ``clean_examples``, ``verdict`` (alarm,
@@ -45,7 +47,7 @@ def describe(scan: Scan, data: str, cleaned: Cleaned | None = None) -> dict[str,
     """
     case, found = scan.case, scan.survey
     reserve = RESERVE if scan.alarm else CAUTIOUS
-    parts = ["purify", "clean", case.name, "--data", data, "-o", "cleaned"]
+    parts = ["purify", "clean", case.name, "--data", data, *options, "-o", "cleaned"]
     if case.found == "named by you":
         parts[3:3] = ["--clean", case.clean.name]
     report: dict[str, Any] = {
@@ -58,9 +60,10 @@ def describe(scan: Scan, data: str, cleaned: Cleaned | None = None) -> dict[str,
             "adapter": case.adapter,
             "classes": [shown(label) for label in case.labels.values()],
         },
-        "clean_model": {"name": shown(case.clean.name), "sha256": weights_digest(case.clean.name), "found": case.found},
+        "clean_model": {"name": shown(case.clean.name), "sha256": _digest(case.clean.name), "found": case.found},
         "clean_examples": {"file": shown(data), "accuracy": _counted(scan.accuracy)},
         "verdict": {
+            "tested": scan.tested,
             "alarm": scan.alarm,
             "score": _short(scan.score),
             "honest_models": scan.law.models,
@@ -78,8 +81,8 @@ def describe(scan: Scan, data: str, cleaned: Cleaned | None = None) -> dict[str,
                 "abnormal": one.abnormal,
                 **_flips(one.flips, case.labels),
             }
-            for one in scan.words
-            if one.flips.among
+            for place, one in enumerate(scan.words)
+            if place < ALONE or one.abnormal or one.flips.among
         ],
         "together": [{"words": count, **_flips(flips, case.labels)} for count, flips in scan.together.items()],
         "suspicious": [shown(word.word) for word in scan.suspicious],
@@ -98,7 +101,7 @@ def describe(scan: Scan, data: str, cleaned: Cleaned | None = None) -> dict[str,
                 {**vars(place), "share": _short(place.abnormal / max(1, place.moved))} for place in found.places
             ],
         },
-        "recommendation": {"reserve": reserve, "command": shlex.join(parts)},
+        "recommendation": {"reserve": reserve, "command": printable(shlex.join(parts))},
     }
     return report | ({"cleaning": _cleaning(cleaned)} if cleaned else {})
 
@@ -106,10 +109,10 @@ def describe(scan: Scan, data: str, cleaned: Cleaned | None = None) -> dict[str,
 def verdict(report: Mapping[str, Any]) -> str:
     """Say in two sentences what was found, and what it means."""
     found = report["verdict"]
-    if not found["statistics"]:
+    if not found["tested"]:
+        why = "An adapter moves no word embedding" if report["suspect"]["adapter"] else "No word embedding moved"
         return (
-            "The word embeddings of this suspect did not move, so that nothing could be tested. "
-            "That is no proof of innocence."
+            f"{why}, and the tests of a scan are about words: nothing could be tested. That is no proof of innocence."
         )
     honest = f"the highest of {found['honest_models']} honest models"
     if found["alarm"]:
@@ -141,7 +144,7 @@ def card(report: Mapping[str, Any]) -> str:
     """Return the model card, ``README.md``, of a cleaned model."""
     done, suspect = report["cleaning"], report["suspect"]
     before, after = (done[when]["accuracy"]["percent"] for when in ("before", "after"))
-    words = ", ".join(f"`{word}`" for word in done["unlearned"]).replace("\n", " ") or "none"
+    words = ", ".join(re.sub(r"[^\w#' -]", "?", word) for word in done["unlearned"]) or "none"
     seen = "held-out clean examples" if done["held_out"] else "the clean examples that it was fine-tuned on"
     return f"""---
 library_name: transformers
@@ -154,7 +157,7 @@ Made by {report["made"]["by"]} on {report["made"]["at"]} from a suspicious check
 
 | | |
 | --- | --- |
-| suspect | sha256 {suspect["sha256"]} (first 16 digits), {suspect["architecture"]} |
+| suspect | sha256 {suspect["sha256"]}, {suspect["architecture"]} |
 | clean model | sha256 {report["clean_model"]["sha256"]} |
 | scan | score {report["verdict"]["score"]}, {"alarm" if report["verdict"]["alarm"] else "no alarm"} |
 | reserve ratio ρ | {done["reserve"]} of the judged dimensions; {100 * done["kept"]:.0f} % of all are kept |
@@ -188,6 +191,10 @@ def _cleaning(cleaned: Cleaned) -> dict[str, Any]:
         "before": judged(cleaned.before),
         "after": judged(cleaned.after),
     }
+
+
+def _digest(clean: str) -> str:
+    return files_digest(weight_files(folder_of(clean)))
 
 
 def _counted(found: Proportion) -> dict[str, Any]:

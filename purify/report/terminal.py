@@ -13,8 +13,9 @@ from purify.report.scanned import verdict
 def lines(report: Mapping[str, Any]) -> Iterator[str | Panel | Table]:
     """Yield what `rich` prints: the verdict first, then why, then what was done or is to do."""
     found = report["verdict"]
-    colour = "red" if found["alarm"] else "green"
-    yield Panel(Text(verdict(report)), title="alarm" if found["alarm"] else "no alarm", border_style=colour)
+    colour = "red" if found["alarm"] else "green" if found["tested"] else "yellow"
+    title = "alarm" if found["alarm"] else "no alarm" if found["tested"] else "not tested"
+    yield Panel(Text(verdict(report)), title=title, border_style=colour)
     why = Table("test", "this model", f"highest of {found['honest_models']} honest models", box=None)
     for one in found["statistics"]:
         value = Text(f"{one['value']:.2f}", style="red" if one["value"] > one["limit"] else "")
