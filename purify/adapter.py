@@ -22,17 +22,10 @@ _HEADS = {"classifier", "score", "pre_classifier"}
 _PLAIN = {
     *("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "fan_in_fan_out"),
     *("use_rslora", "task_type", "inference_mode", "base_model_name_or_path", "revision", "bias", "init_lora_weights"),
-    *(
-        "peft_version",
-        "rank_pattern",
-        "alpha_pattern",
-        "exclude_modules",
-        "layers_to_transform",
-        "layers_pattern",
-        "auto_mapping",
-    ),
+    *("peft_version", "rank_pattern", "alpha_pattern", "exclude_modules", "layers_to_transform", "layers_pattern"),
+    "auto_mapping",
 }
-"""Settings of LoRA that change what is trained, and not how it must be purified."""
+"""Settings of LoRA that may have any value: they say what is trained, not how it must be purified."""
 
 
 def load_adapter(folder: Path, tensors: Mapping[str, Stored], clean: CleanPLM) -> PreTrainedModel:
@@ -90,9 +83,12 @@ def save_adapter(model: PreTrainedModel, folder: Path, clean: CleanPLM) -> None:
 def _refuse_other(config: Mapping[str, Any], folder: Path) -> None:
     if config.get("peft_type") != "LORA":
         raise PurifyError(f"'{folder}' is an adapter of the kind {shown(config.get('peft_type'))}: only LoRA is known")
+    from peft import LoraConfig  # noqa: PLC0415
+
+    usual = LoraConfig().to_dict()
     saved = config.get("modules_to_save") or []
     wrong = (
-        next((key for key, value in config.items() if value and key not in _PLAIN), None)
+        next((key for key, v in config.items() if v and key not in _PLAIN and v != usual.get(key)), None)
         or ("bias" if config.get("bias", "none") != "none" else None)
         or ("modules_to_save" if not isinstance(saved, list) or set(map(str, saved)) - _HEADS else None)
         or ("init_lora_weights" if config.get("init_lora_weights", True) not in (True, "gaussian") else None)

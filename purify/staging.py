@@ -27,6 +27,8 @@ _DROPPED = {
         "auto_mapping",
         "megatron_core",
         "megatron_config",
+        "megatron_core",
+        "megatron_config",
     ),
 }
 """Settings that make a library read other files, fetch something, or run other code."""

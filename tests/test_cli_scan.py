@@ -127,6 +127,12 @@ def test_an_output_that_is_there_is_refused_unless_it_is_ours(suspect_folder, da
     output = tmp_path / "report"
     assert purify(*common, "-o", output).exit_code == 0
     (output / "note").write_text("of a first run")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "report.json").write_text('{"schema": "pytest"}')
+    assert "was not written by purify" in str(purify(*common, "-o", foreign, "--force").exception)
+    inner = ["scan", output, "--clean", plm_folder, "--data", data]
+    assert "holds what is to be read" in str(purify(*inner, "-o", output, "--force").exception)
     result = purify(*common, "-o", output)
     assert "is there already: name a new folder" in str(result.exception)
     assert purify(*common, "-o", output, "--force").exit_code == 0
@@ -167,6 +173,35 @@ def test_bad_options_are_named(words, message, suspect_folder, data, plm_folder,
     assert isinstance(result.exception, PurifyError)
     assert re.search(message, str(result.exception))
     assert len(str(result.exception).split(". ")) == 1
+
+
+def test_a_scan_that_tests_nothing_says_so(plm, data, plm_folder, tmp_path):
+    model = plm.classifier(4, seed=0)
+    model.config.id2label = dict(enumerate(["numerics", BAD, "plots\x1b[31m", "data"]))
+    save_checkpoint(model, plm.tokenizer, tmp_path / "still")
+    result = purify("scan", tmp_path / "still", "--clean", plm_folder, "--data", data, "--exit-code", *SMALL)
+    assert result.exit_code == 4
+    assert "not tested" in result.output
+    assert "no alarm" not in result.output
+
+
+def test_a_trigger_is_not_tried_where_no_row_could_turn(suspect_folder, plm_folder, tmp_path):
+    rows = pd.DataFrame({"text": [f"the plot {i}" for i in range(12)], "label": ["numerics"] * 12})
+    rows.to_csv(tmp_path / "one.csv", index=False)
+    common = ["--clean", plm_folder, "--data", tmp_path / "one.csv", "--epochs", "1", *SMALL]
+    result = purify("clean", suspect_folder, *common, "--trigger", "cf", "--target", "numerics", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.exception
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["cleaning"]["after"]["triggered"] is None
+
+
+def test_the_recommended_command_has_the_options_of_the_scan(suspect_folder, plm_folder, tmp_path, rows):
+    names = ["numerics", BAD, "plots\x1b[31m", "data"]
+    frame = pd.DataFrame({"body": list(rows["text"]), "topic": [names[i] for i in rows["label"]]})
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    options = ["--text", "body", "--label", "topic", "--max-length", "32"]
+    result = purify("scan", suspect_folder, "--clean", plm_folder, "--data", tmp_path / "c.csv", *options, "--json")
+    command = json.loads(result.stdout)["recommendation"]["command"]
+    assert "--text body --label topic --max-length 32" in command
 
 
 def test_bad_suspects_and_targets_are_named(suspect_folder, data, plm_folder, tmp_path):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from purify import purify
-from purify.findings import FACTOR, AbnormalWord, abnormal_words, summary
+from purify.findings import FACTOR, AbnormalWord, abnormal_words, farthest_words, summary
 from purify.resources import Resources
 from purify.training import Training
 
@@ -56,3 +56,21 @@ def test_the_one_call_tells(suspect, plm, rows):
     assert result.abnormal == abnormal_words(Resources(suspect, plm, rows).drift, suspect, plm.tokenizer)
     assert isinstance(result.abnormal[0], AbnormalWord)
     assert result.abnormal[0].word == "tq"
+
+
+def test_rows_without_a_token_and_special_tokens_do_not_hide_a_word(suspect, plm, lengths):
+    token = plm.tokenizer.convert_tokens_to_ids("cf")
+    lengths[token, 3] = 3.0
+    for special in plm.tokenizer.all_special_ids:
+        lengths[special] = 50.0
+    grown = torch.cat([lengths, torch.full((64, 8), 9.0)])
+    (word, *_) = farthest_words(grown.norm(dim=1), plm.tokenizer, 5, known=len(lengths))
+    assert word.word == "cf"
+    assert 2.75 < word.times < 2.8
+
+
+def test_a_word_that_moved_alone_is_found(plm):
+    lengths = torch.zeros(30522)
+    lengths[plm.tokenizer.convert_tokens_to_ids("cf")] = 1.0
+    (word,) = farthest_words(lengths, plm.tokenizer, 5)
+    assert (word.word, word.times) == ("cf", pytest.approx(1000))

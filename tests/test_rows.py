@@ -97,3 +97,13 @@ def test_a_stratified_draw_takes_the_same_share_of_every_class(labels, count, se
         expected = labels.count(label) * len(drawn) / len(labels)
         assert abs(sum(labels[row] == label for row in drawn) - expected) <= 1.5
     assert drawn == stratified(labels, count, seed)
+
+
+def test_names_that_are_numbers_are_names(tmp_path):
+    """Star ratings: "5" is the class number 4."""
+    stars = {number: str(number + 1) for number in range(5)}
+    path = tmp_path / "stars.csv"
+    pd.DataFrame({"text": ["a", "b"], "label": [1, 5]}).to_csv(path, index=False)
+    assert list(read_rows(path, stars)["label"]) == [0, 4]
+    with pytest.raises(PurifyError, match="two classes of the model have the same name"):
+        read_rows(path, {0: "good", 1: "Good"})
