@@ -284,6 +284,7 @@ def main() -> None:
     silence()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
+        tempfile.tempdir = scratch  # what is staged goes there, too
         run = Run(Path(scratch), options.every)
         for number in range(options.first, options.first + options.cases):
             run.case(number)

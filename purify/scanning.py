@@ -151,8 +151,9 @@ def scan(
     probe = Probe(model, some, case.tokenizer, max_length=min(max_length, LENGTH), **asking)
     words, together = _words(found, case, probe)
     law = calibration()
-    statistics = _statistics(words, together)
-    return Scan(case, Proportion(right, len(rows)), found, words, together, statistics, law)
+    accuracy = Proportion(right, len(rows))
+    statistics = _statistics(words, together, learned=accuracy.interval()[0] > 100 / model.config.num_labels)
+    return Scan(case, accuracy, found, words, together, statistics, law)
 
 
 def _survey(case: Case, rows: Dataset, max_length: int, seed: int) -> Survey:
@@ -184,11 +185,16 @@ def _words(found: Survey, case: Case, probe: Probe) -> tuple[tuple[Suspicion, ..
     return tuple(asked), together
 
 
-def _statistics(words: tuple[Suspicion, ...], together: Mapping[int, Flips]) -> dict[str, float]:
-    """Those that could be found: of words that moved, and of flips among enough examples."""
+def _statistics(words: tuple[Suspicion, ...], together: Mapping[int, Flips], *, learned: bool) -> dict[str, float]:
+    """Those that say something: of words that moved; of flips among enough examples, if the model can do its task.
+
+    One that is no better than chance on the clean examples changes its mind at any word.
+    """
     moved = [one.word.times for one in words if one.word.times]
-    shares = {
+    shares: dict[str, list[float]] = {
         "one word": [one.flips.share for one in words if one.flips.among],
         "several words": [flips.share for flips in together.values() if flips.among],
     }
-    return ({"farthest word": max(moved)} if moved else {}) | {name: max(own) for name, own in shares.items() if own}
+    return ({"farthest word": max(moved)} if moved else {}) | {
+        name: max(own) for name, own in shares.items() if own and learned
+    }
