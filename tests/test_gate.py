@@ -167,6 +167,7 @@ def test_files_that_are_too_large_or_no_json(folder):
         ({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234", "the bytes that its shape asks for"),
         ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]}}, b"1234", "the bytes that its shape asks for"),
         ({"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}, b"1234", "the bytes that its shape asks for"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": ["0", 4]}}, b"1234", "the bytes that its shape asks for"),
         ({"a": {"dtype": "F33", "shape": [1], "data_offsets": [0, 4]}}, b"1234", "does not describe 'a' soundly"),
         ({"a": {"dtype": "U8", "shape": [4]}}, b"1234", "does not describe 'a' soundly"),
         ({"a": [1]}, b"1234", "does not describe 'a' soundly"),

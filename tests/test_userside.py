@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from purify import PurifyError
-from purify.calibration import Calibration
+from purify.calibration import Calibration, calibration
 from purify.findings import AbnormalWord
 from purify.grid import Cell, Named, Suspect, run
 from purify.grid.files import expand
@@ -15,6 +15,7 @@ from purify.grid.spec import canonical
 from purify.measures import MEASURES
 from purify.probe import Flips
 from purify.report import userside
+from purify.report.effects import shipped
 from purify.scanning import Suspicion
 from purify.training import Training, arguments
 
@@ -143,3 +144,8 @@ def test_the_optimizer_is_handed_on(tmp_path):
     assert arguments(replace(QUICK, optimizer="adafactor"), str(tmp_path), seed=0).optim == "adafactor"
     with pytest.raises(PurifyError, match="optimizer must be one of adamw, adafactor, not 'sgd'"):
         replace(QUICK, optimizer="sgd")
+
+
+def test_the_shipped_law_is_that_of_the_shipped_records():
+    law = userside.honest_law(shipped("scan", ["control=true"]))
+    assert calibration() == law
