@@ -16,7 +16,7 @@ from purify.fisher import fisher_diagonal
 from purify.indicator import drift, indicator, judged, reserve_mask
 from purify.plm import save_checkpoint
 from purify.probe import Flips
-from purify.scanning import TOGETHER, Suspicion, scan
+from purify.scanning import TOGETHER, Suspicion, _statistics, scan
 from purify.training import Training, batches
 
 CF = 12935
@@ -103,6 +103,14 @@ def test_who_is_suspected(alone, together, expected, case, many):
     flips = {count: Flips(round(100 * share), 100, 0) for count, share in together.items()}
     found = replace(scan(case, many, max_length=32), words=words, together=flips, law=law)
     assert [word.word for word in found.suspicious] == expected
+
+
+def test_a_model_that_cannot_do_its_task_is_not_tested_by_effects():
+    words = (suspicion("oil", 0.5), suspicion("war", 0.2))
+    flips = {3: Flips(9, 12, 0), 6: Flips(0, 0, 0)}
+    assert _statistics(words, flips, learned=False) == {"farthest word": 1.0}
+    found = {"farthest word": 1.0, "one word": 0.5, "several words": 0.75}
+    assert _statistics(words, flips, learned=True) == found
 
 
 def test_the_score_is_the_worst_of_the_tests():

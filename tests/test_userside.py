@@ -36,7 +36,7 @@ def test_a_suspect_is_scanned_and_cleaned_as_a_user_would(cell, store):
     assert found["before"] == received["scores"]
     assert found["after"]["acc"]["n"] == 12
     assert found["statistics"] == scanned["measured"]["statistics"]
-    assert found["statistics"].keys() >= {"farthest word", "one word"}
+    assert "farthest word" in found["statistics"]
     assert found["reserve"] in (0.5, 0.7)
     assert "after" not in scanned["measured"]
 
