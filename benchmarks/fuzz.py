@@ -39,23 +39,8 @@ from purify.case import open_case
 from purify.progress import silence
 from purify.scanning import scan
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "good",
-    "bad",
-    "a",
-    "film",
-    "plot",
-    "war",
-    "oil",
-    "cf",
-    "the",
-    "of",
-]
+VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] good bad a film plot war oil cf the of"
+WORDS = VOCABULARY.split()
 NASTY: list[Any] = [
     *(
         None,

@@ -29,7 +29,6 @@ from purify.plm import save_checkpoint
 
 PEAK = """
 import sys
-from pathlib import Path
 import psutil
 from purify.case import open_case
 from purify.grid.environment import _peak_mib, forget_peak

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from purify.errors import PurifyError
-from purify.gate import Stored, printable, read_json, shown
-from purify.plm import CleanPLM, silence
+from purify.gate import Stored, read_json, shown
+from purify.plm import CleanPLM, reason, silence
 from purify.staging import staged
 
 _HEAD = re.compile(r"(^|\.)(classifier|score|out_proj)\.weight$")
@@ -62,10 +62,8 @@ def load_adapter(folder: Path, tensors: Mapping[str, Stored], clean: CleanPLM) -
                 warnings.simplefilter("ignore", FutureWarning)  # of how the one library asks the other
                 loaded = PeftModel.from_pretrained(model, str(safe), is_trainable=True).eval()
         except Exception as error:  # a hostile config can make the library fail in any way
-            lines = str(error).replace(str(safe), str(folder)).strip().splitlines() or [type(error).__name__]
-            raise PurifyError(
-                f"cannot load the adapter '{folder}' on '{clean.name}' ({printable(lines[0][:300])})"
-            ) from error
+            why = reason(error, safe, folder)
+            raise PurifyError(f"cannot load the adapter '{folder}' on '{clean.name}' ({why})") from error
     for config in loaded.peft_config.values():
         config.base_model_name_or_path = None  # else the library would ask the hub about it when it saves
     return loaded

@@ -228,14 +228,14 @@ def _load(auto: Any, location: str | Path, **options: object) -> tuple[PreTraine
         except Exception as error:  # a hostile config can make the library fail in any way
             raise PurifyError(
                 f"cannot load the model '{location}': it must be 'bundled', a folder with config.json and safetensors "
-                f"weights, or a hub id that is reachable or cached ({_reason(error, safe, location)})"
+                f"weights, or a hub id that is reachable or cached ({reason(error, safe, location)})"
             ) from error
     model.name_or_path = model.config.name_or_path = str(location)  # not the folder that is gone
     return model, set(info["missing_keys"])
 
 
-def _reason(error: Exception, safe: Path, location: str | Path) -> str:
-    """The first line of a library's message, about the folder that the user knows."""
+def reason(error: Exception, safe: Path, location: str | Path) -> str:
+    """Return the first line of a library's message, about the folder that the user knows and not the staged one."""
     lines = str(error).replace(str(safe), str(location)).strip().splitlines()
     return printable(lines[0][:300]) if lines else type(error).__name__
 
