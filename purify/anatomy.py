@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _KINDS = (
     ("word embedding", r"word_embeddings"),
@@ -33,7 +35,7 @@ def place_of(name: str) -> tuple[str, str]:
     return where, kind
 
 
-def places(values: Mapping[str, Tensor]) -> list[Place]:
+def places(values: "Mapping[str, Tensor]") -> list[Place]:
     """Add values up by layer and kind of parameter, in the order of the network."""
     rows = []
     for name, value in values.items():
@@ -52,6 +54,6 @@ def mean_table(found: Iterable[Any]) -> pd.DataFrame:
     return table.pivot_table(index="where", columns="kind", values="value").reindex(index=wheres, columns=kinds)
 
 
-def by_layer(values: Mapping[str, Tensor]) -> pd.DataFrame:
+def by_layer(values: "Mapping[str, Tensor]") -> pd.DataFrame:
     """Return the mean over all dimensions of each place, layers × kinds of parameters."""
     return mean_table(places(values))

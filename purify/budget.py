@@ -20,7 +20,7 @@ class Training:
         weight_decay: Decoupled weight decay.
         max_length: Tokens per input (both texts of a pair together); longer ones are cut.
         precision: Of forward and backward passes; "auto" is bf16 autocast where the hardware multiplies
-            in it, else fp32. Weights and optimiser states are always fp32.
+            faster in it, else fp32. Weights and optimiser states are always fp32.
         optimizer: "adamw", or "adafactor" with a learning rate of its own scale (`transformers.Adafactor` without
             relative steps).
     """

@@ -27,7 +27,7 @@ class Calibration:
         """Return the largest of the statistics, each in units of its highest value among honest models.
 
         Above 1, the suspect goes beyond all of them in at least one respect. Of models like these, one that is honest
-        does so with a probability of at most (number of statistics) / (`models` + 1).
+        does so with a probability of at most (number of statistics) / (``models`` + 1).
 
         Args:
             statistics: Some or all of those that have a limit.

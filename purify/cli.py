@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from purify import cli_attack, cli_defend, cli_doctor, cli_grid, cli_pretrain, cli_report, cli_scan
+from purify import cli_attack, cli_defend, cli_doctor, cli_grid, cli_pretrain, cli_report, cli_scan, cli_teach
 from purify.errors import PurifyError
 
 app = typer.Typer(
@@ -28,6 +28,8 @@ app.command()(cli_doctor.doctor)
 app.command()(cli_attack.attack)
 app.command()(cli_defend.defend)
 app.command()(cli_pretrain.pretrain)
+app.command()(cli_teach.assignment)
+app.command()(cli_teach.grade)
 
 Parameters = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Set a parameter; repeatable.")
@@ -43,13 +45,13 @@ class Kind(StrEnum):
 
 @app.command()
 def run(
-    notebook: Annotated[Path, typer.Argument(help="The notebook, for example notebooks/03-defenses.ipynb.")],
+    notebook: Annotated[Path, typer.Argument(help="The notebook, for example notebooks/14-defenses.ipynb.")],
     parameter: Parameters = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the executed copy goes.")] = None,
 ) -> None:
     """Run a notebook with other parameters and keep the executed copy.
 
-    Example: purify run notebooks/03-defenses.ipynb -p task=ag_news -p seed=1
+    Example: purify run notebooks/14-defenses.ipynb -p task=ag_news -p seed=1
     """
     from purify.registry import parse_assignments
     from purify.report.notebooks import run_notebook
@@ -82,14 +84,25 @@ def list_(
 @app.command()
 def book(
     smoke: Annotated[bool, typer.Option("--smoke", help="Tiny sizes: checks that everything runs.")] = False,
+    solutions: Annotated[bool, typer.Option(help="Show the solutions of the exercises.")] = True,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder that gets _build/html.")] = Path(),
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also print it, to _build/purify.pdf; needs Chromium.")] = False,
 ) -> None:
     """Run the experiments and the notebooks, and render the book."""
     from purify.home import project_root
     from purify.report.book import build
 
-    index = build(project_root(), output, smoke=smoke)
-    Console(stderr=True).print(f"the book: {index}", highlight=False, markup=False, soft_wrap=True)
+    if pdf:
+        from purify.report.pdf import find_browser, print_book
+
+        find_browser()  # before the hours that the experiments may take
+    console = Console(stderr=True)
+    index = build(project_root(), output, smoke=smoke, solutions=solutions)
+    console.print(f"the book: {index}", highlight=False, markup=False, soft_wrap=True)
+    if pdf:
+        file = output / "_build" / "purify.pdf"
+        sheets = print_book(project_root(), index.parent, file)
+        console.print(f"the PDF: {file}, {sheets} pages", highlight=False, markup=False, soft_wrap=True)
 
 
 def main() -> None:

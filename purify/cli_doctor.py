@@ -70,7 +70,7 @@ def _look() -> tuple[dict[str, Any], list[str]]:
         "device": str(device()),
         "GPUs": ", ".join(gpus) or "none",
         "threads": torch.get_num_threads(),
-        "bf16 in hardware": "yes" if has_bf16() else "no: fp32 is used",
+        "bf16": "faster, and used" if has_bf16() else "not faster: fp32 is used",
         "memory": f"{psutil.virtual_memory().available >> 20} of {psutil.virtual_memory().total >> 20} MiB free",
         "hub": "offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "asked for models that you name",
         "hub cache": constants.HF_HUB_CACHE,

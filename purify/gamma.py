@@ -14,6 +14,17 @@ _CHUNK = 1 << 22
 
 Array = np.ndarray
 
+EDGES = (-14.0, 6.0, 100)
+"""Of histograms of log₁₀ r: lowest, highest, bins; what lies outside counts to the outermost."""
+
+
+def log_histogram(r: Array) -> Array:
+    """Return how many of r (n,) lie in each bin of `EDGES`, (100,); what is 0 or infinite is left out."""
+    low, high, bins = EDGES
+    values = r[np.isfinite(r) & (r > 0)]
+    counts, _ = np.histogram(np.clip(np.log10(values), low, high), bins, (low, high))
+    return counts
+
 
 @dataclass(frozen=True)
 class Mixture:

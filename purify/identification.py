@@ -85,12 +85,18 @@ class Ranking:
 
 
 def precision(recall: float, flagged: float, share: float) -> float:
-    """Return the share of poisonous ones among those flagged, from the recall and the share of poisonous ones."""
+    """Return the share of poisonous dimensions among those flagged.
+
+    Args:
+        recall: The share of the poisonous ones that is flagged.
+        flagged: The share of all dimensions that is flagged, more than 0.
+        share: The share of all dimensions that is poisonous.
+    """
     return recall * share / flagged
 
 
 def f1(recall: float, flagged: float, share: float) -> float:
-    """Return the harmonic mean of precision and recall."""
+    """Return the harmonic mean of `precision` and recall; all three are shares, as there."""
     return 2 * recall * share / (flagged + share)
 
 

@@ -76,7 +76,7 @@ def indicator(drift: Tensors, fisher: Tensors, *, exponent: float = 1.0, damping
 
 
 def judged(fisher: Tensors) -> dict[str, Tensor]:
-    """Return the mask of the dimensions that the clean data can judge: those with Ĥ > 0."""
+    """Return the mask (of bool, in the Fisher's shapes) of the dimensions that the clean data can judge: Ĥ > 0."""
     return {name: value > 0 for name, value in fisher.items()}
 
 
@@ -173,9 +173,11 @@ def reset(suspect: Tensors, clean: Tensors, keep: Tensors) -> dict[str, Tensor]:
     Parameters without a mask are kept whole. Nothing is changed in place.
 
     Args:
-        suspect: Its weights.
-        clean: The clean weights.
-        keep: Of bool, or the share in [0, 1] of its drift that a dimension keeps.
+        suspect: Its weights, any shape.
+        clean: The clean weights of at least the parameters with a mask, in the same shapes.
+        keep: In the same shapes; of bool, or the share in [0, 1] of its drift that a dimension keeps.
+
+    Cost: one copy of the weights.
     """
     weights = {}
     for name, value in suspect.items():

@@ -35,6 +35,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from purify.budget import Training
 from purify.corpus import passages
 from purify.errors import PurifyError
+from purify.grid.environment import environment
 from purify.grid.folder import telling_full_disks
 from purify.plm import ORIGIN, save_checkpoint, silence
 from purify.registry import more_than_zero
@@ -186,6 +187,7 @@ def _run(
         "held-out perplexity of masked tokens": round(math.exp(loss), 2),
         "resumed": before is not None,
         "seconds of the last start": round(time.perf_counter() - started, 1),
+        "device": environment("auto")["device"],
         "recipe": asdict(recipe),
     }
     whole = scratch / output.name

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import importlib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic, Literal, TypeVar
 
 import yaml
@@ -15,6 +16,7 @@ import yaml
 from purify.errors import PurifyError
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,73 @@ class Named:
     parameters: tuple[tuple[str, Any], ...] = ()
 
 
+class _Made(Mapping[str, V]):
+    """A mapping whose values are made when they are asked for.
+
+    Args:
+        makers: Key -> what makes its value.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], V]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, key: str) -> V:
+        return self._makers[key]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._makers
+
+
 class Registry(Generic[T]):
-    """Dataclasses by their name.
+    """Frozen dataclasses by their name, whose fields are their parameters.
+
+    The module of one is loaded when that is asked for: what uses one of them does not depend on the others.
 
     Args:
         kind: What they are, for the messages: "attack" or "defense".
-        classes: Frozen dataclasses whose fields are their parameters.
+        package: The package of their modules.
+        families: Family -> module -> names of the classes in it.
+
+    Attributes:
+        classes: Name -> class, in the order of the families.
+        families: Family -> its classes.
     """
 
-    def __init__(self, kind: str, classes: Iterable[type[T]]) -> None:
+    def __init__(self, kind: str, package: str, families: Mapping[str, Mapping[str, tuple[str, ...]]]) -> None:
         self.kind = kind
-        self.classes = {cls.__name__: cls for cls in classes}
+        self._package = package
+        homes = {
+            family: {name: module for module, names in modules.items() for name in names}
+            for family, modules in families.items()
+        }
+        self.classes: Mapping[str, type[T]] = _Made(
+            {name: partial(self._load, home, name) for held in homes.values() for name, home in held.items()}
+        )
+        self.families: Mapping[str, tuple[type[T], ...]] = _Made(
+            {family: partial(self._load_all, tuple(held)) for family, held in homes.items()}
+        )
+
+    def attribute(self, name: str) -> type[T]:
+        """Serve as the ``__getattr__`` of the package, so that ``from package import Name`` works for every class.
+
+        Raises:
+            AttributeError: there is no class of this name.
+        """
+        if name not in self.classes:
+            raise AttributeError(f"module '{self._package}' has no attribute '{name}'")
+        return self.classes[name]
+
+    def _load(self, home: str, name: str) -> type[T]:
+        return getattr(importlib.import_module(f"{self._package}.{home}"), name)
+
+    def _load_all(self, names: Iterable[str]) -> tuple[type[T], ...]:
+        return tuple(self.classes[name] for name in names)
 
     def named(self, _name: str, /, **parameters: Any) -> Named:
         """Describe one by its name and parameters; those that equal the default are left out.
@@ -115,13 +173,21 @@ def _defaults(cls: Any) -> dict[str, Any]:
 
 
 def at_least_zero(name: str, value: float) -> None:
-    """Refuse a negative number, NaN and infinity."""
+    """Refuse a negative number, NaN and infinity.
+
+    Raises:
+        PurifyError: names the parameter and the value.
+    """
     if not (math.isfinite(value) and value >= 0):
         raise PurifyError(f"{name} must be 0 or more, not {value}")
 
 
 def more_than_zero(name: str, value: float) -> None:
-    """Refuse 0, a negative number, NaN and infinity."""
+    """Refuse 0, a negative number, NaN and infinity.
+
+    Raises:
+        PurifyError: names the parameter and the value.
+    """
     if not (math.isfinite(value) and value > 0):
         raise PurifyError(f"{name} must be more than 0, not {value}")
 

@@ -118,7 +118,11 @@ class Resources:
 
     @cached_property
     def training_data(self) -> Dataset:
-        """The rows that the suspect was trained on, which have to be there."""
+        """The rows that the suspect was trained on.
+
+        Raises:
+            PurifyError: there are none, or as `check_rows`.
+        """
         if self.training_source is None:
             raise PurifyError("there is no training data: give the rows that the suspect was trained on")
         rows = self.training_source()
@@ -127,7 +131,11 @@ class Resources:
 
     @property
     def examples(self) -> Dataset:
-        """The small clean set, which has to be there."""
+        """The small clean set.
+
+        Raises:
+            PurifyError: there is none.
+        """
         if self.clean_data is None:
             raise PurifyError("there is no clean data: give a few labelled examples")
         return self.clean_data
@@ -139,24 +147,28 @@ class Resources:
 
     @property
     def plm(self) -> CleanPLM:
-        """The clean PLM, which has to be there."""
+        """The clean PLM.
+
+        Raises:
+            PurifyError: there is none.
+        """
         if self.clean is None:
             raise PurifyError("there is no clean PLM: name the model that the suspect was fine-tuned from")
         return self.clean
 
     @cached_property
     def reference(self) -> dict[str, Tensor]:
-        """The clean weights under the suspect's parameter names, without the head."""
+        """The clean weights under the suspect's parameter names, in its shapes, without the head."""
         return {name: value.to(self.suspect.device) for name, value in self.plm.weights_for(self.suspect).items()}
 
     @cached_property
     def drift(self) -> dict[str, Tensor]:
-        """δ = suspect − clean."""
+        """δ = suspect − clean of every parameter with a clean counterpart; see `purify.indicator.drift`."""
         return drift(dict(self.suspect.named_parameters()), self.reference)
 
     @cached_property
     def indicator(self) -> dict[str, Tensor]:
-        """R = δ²/Ĥ of every parameter with a clean counterpart."""
+        """r = δ²/Ĥ of every parameter with a clean counterpart; see `purify.indicator.indicator`."""  # noqa: D403
         return indicator(self.drift, self.fisher)
 
     @cached_property
@@ -165,7 +177,7 @@ class Resources:
         return self.stored_fisher() if self.stored_fisher else self.compute_fisher()
 
     def compute_fisher(self) -> dict[str, Tensor]:
-        """Compute Ĥ: one forward and one backward pass over the clean data."""
+        """Compute Ĥ: one forward and one backward pass over the clean data; see `purify.fisher_diagonal`."""
         return fisher_diagonal(self.suspect, self.clean_batches(labels=True))
 
     def with_weights(self, weights: dict[str, Tensor] | None = None) -> PreTrainedModel:

@@ -14,6 +14,7 @@ from purify.errors import PurifyError
 from purify.findings import AbnormalWord, farthest_words
 from purify.fisher import fisher_diagonal
 from purify.hardware import device
+from purify.meaning import Meaning
 from purify.memory import trim
 from purify.metrics import Proportion
 from purify.probe import BATCH, Flips, Probe
@@ -23,7 +24,7 @@ from purify.survey import Survey, survey
 from purify.training import batches
 
 ALONE = 6
-"""So many of the farthest words are put into clean examples one by one."""
+"""So many of the farthest words are put into clean examples one by one; if a test is abnormal, all of them."""
 
 TOGETHER = (3, 6, 12)
 """So many of the farthest words are put in together."""
@@ -33,6 +34,9 @@ ADDED = 16
 
 ASKED = 32
 """At most so many clean examples, of every class alike, are asked about words."""
+
+TAUGHT = 64
+"""From at most so many of them, it is learned what words mean to the clean model."""
 
 LENGTH = 64
 """At most so many tokens of each of them, the words included."""
@@ -44,8 +48,8 @@ class Suspicion:
 
     Attributes:
         word: It, its drift, and its number.
-        flips: What happens to clean examples with it; nothing was asked for words beyond the first `ALONE`.
-        abnormal: Whether its drift or its flips go beyond those of honest models.
+        flips: What happens to clean examples with it; beyond the first `ALONE` words, it may not have been asked for.
+        abnormal: Whether its drift, or what its flips are beyond its meaning, goes beyond those of honest models.
     """
 
     word: AbnormalWord
@@ -95,14 +99,16 @@ class Scan:
     def suspicious(self) -> tuple[AbnormalWord, ...]:
         """The words that may be the trigger, or parts of it.
 
-        Those that are abnormal one by one; if many words together do more than honest models let them, and any single
-        one much less, the fewest of the farthest that do nine tenths of it.
+        After an alarm, those that are abnormal one by one; if many words together do more than honest models let them,
+        and any single one much less, the fewest of the farthest that do nine tenths of it.
         """
+        if not self.alarm:
+            return ()
         limit = self.law.limits["several words"]
-        most = max((flips.share for flips in self.together.values()), default=0.0)
-        single = max((one.flips.share for one in self.words), default=0.0)
+        most = max((flips.excess for flips in self.together.values()), default=0.0)
+        single = max((one.flips.excess for one in self.words), default=0.0)
         if most > limit and single < 0.9 * most:
-            count = min(count for count, flips in self.together.items() if flips.share >= 0.9 * most)
+            count = min(count for count, flips in self.together.items() if flips.excess >= 0.9 * most)
             return tuple(one.word for one in self.words[:count])
         return tuple(one.word for one in self.words if one.abnormal)
 
@@ -131,12 +137,13 @@ def scan(
     Raises:
         PurifyError: see `purify.case.open_case`; or rows that the suspect cannot be judged on.
 
-    Cost: the Fisher, two passes over the weights, a forward pass over the rows, and ten over `ASKED` of them. Memory:
-        the suspect and its Fisher; weights are mapped from their files where they are stored in fp32
+    Cost: the Fisher, two passes over the weights, a forward pass over the rows, and of suspect and clean model ten over
+        `ASKED` of them (six more after an alarm) and five over `TAUGHT`. Memory: the suspect and its Fisher, later the
+        suspect and the clean model; weights are mapped from their files where they are stored in fp32
         (``benchmarks/scan.py``).
 
     Source: r and its law are the paper's, sections 3 and 4; the words' drift is that of E-PUR (`purify.findings`); what
-        words do to predictions, and the calibration, are this project's.
+        words do to predictions beyond their meaning (`purify.meaning`), and the calibration, are this project's.
     """
     case = suspect if isinstance(suspect, Case) else open_case(suspect, clean)
     check_rows(rows, case.model.config.num_labels)
@@ -147,9 +154,12 @@ def scan(
     whole = Probe(model, rows, case.tokenizer, max_length=max_length, **asking)
     right = int((whole.predicted == rows["label"]).sum())
     found = _survey(case, rows, max_length, seed)
-    some = rows.select(stratified(rows["label"], ASKED, seed))
-    probe = Probe(model, some, case.tokenizer, max_length=min(max_length, LENGTH), **asking)
-    words, together = _words(found, case, probe)
+
+    def probe(count: int, meaning: Meaning | None = None) -> Probe:
+        some = rows.select(stratified(rows["label"], count, seed))
+        return Probe(model, some, case.tokenizer, max_length=min(max_length, LENGTH), meaning=meaning, **asking)
+
+    words, together = _words(found, case, probe(ASKED, Meaning(case.clean, probe(TAUGHT))))
     law = calibration()
     accuracy = Proportion(right, len(rows))
     statistics = _statistics(words, together, learned=accuracy.interval()[0] > 100 / model.config.num_labels)
@@ -173,27 +183,35 @@ def _words(found: Survey, case: Case, probe: Probe) -> tuple[tuple[Suspicion, ..
     known = len(case.clean.model.get_input_embeddings().weight)
     words = farthest_words(found.lengths, case.tokenizer, max(TOGETHER), known=known)
     room = min(probe.room, len(words))
+
+    def judged(word: AbnormalWord, flips: Flips) -> Suspicion:
+        abnormal = word.times > limits["farthest word"] or flips.excess > limits["one word"]
+        return Suspicion(word, flips, abnormal)
+
     together = {count: probe.flips([word.token for word in words[:count]]) for count in TOGETHER if count <= room}
-    asked = []
-    for place, word in enumerate(words):
-        flips = probe.flips([word.token]) if place < ALONE else Flips(0, 0, 0)
-        asked.append(Suspicion(word, flips, word.times > limits["farthest word"] or flips.share > limits["one word"]))
-    for token in range(known, min(len(case.tokenizer), known + ADDED)):
-        flips = probe.flips([token])
-        word = AbnormalWord(case.tokenizer.convert_ids_to_tokens(token), 0.0, token)
-        asked.append(Suspicion(word, flips, flips.share > limits["one word"]))
-    return tuple(asked), together
+    first = [judged(word, probe.flips([word.token])) for word in words[:ALONE]]
+    added = [
+        judged(AbnormalWord(case.tokenizer.convert_ids_to_tokens(token), 0.0, token), probe.flips([token]))
+        for token in range(known, min(len(case.tokenizer), known + ADDED))
+    ]
+    strange = any(one.abnormal for one in (*first, *added)) or any(
+        flips.excess > limits["several words"] for flips in together.values()
+    )
+    rest = [judged(word, probe.flips([word.token]) if strange else Flips(0, 0, 0)) for word in words[ALONE:]]
+    return (*first, *rest, *added), together
 
 
 def _statistics(words: tuple[Suspicion, ...], together: Mapping[int, Flips], *, learned: bool) -> dict[str, float]:
     """Those that say something: of words that moved; of flips among enough examples, if the model can do its task.
 
-    One that is no better than chance on the clean examples changes its mind at any word.
+    One that is no better than chance on the clean examples changes its mind at any word. Words that were asked about
+    because of an alarm have no part in it: honest models were not asked about so many.
     """
+    tested = [one for place, one in enumerate(words) if place < ALONE or not one.word.times]
     moved = [one.word.times for one in words if one.word.times]
     shares: dict[str, list[float]] = {
-        "one word": [one.flips.share for one in words if one.flips.among],
-        "several words": [flips.share for flips in together.values() if flips.among],
+        "one word": [one.flips.excess for one in tested if one.flips.among],
+        "several words": [flips.excess for flips in together.values() if flips.among],
     }
     return ({"farthest word": max(moved)} if moved else {}) | {
         name: max(own) for name, own in shares.items() if own and learned

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from purify.anatomy import place_of
-from purify.gamma import Mixture, fit_mixture, kolmogorov_smirnov
+from purify.gamma import Mixture, fit_mixture, kolmogorov_smirnov, log_histogram
 from purify.indicator import drift, indicator
 from purify.memory import let_go
 from purify.plm import word_embeddings
@@ -25,9 +25,6 @@ SAMPLE = 1 << 19
 
 TOP = 0.05
 """The share of the dimensions that moved and have Ĥ > 0, those with the largest r, whose places are told."""
-
-EDGES = (-14.0, 6.0, 100)
-"""Of the histogram of log₁₀ r: lowest, highest, bins; what lies outside counts to the outermost."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,8 @@ class Survey:
         moved: How many of them drifted at all.
         judged: How many have Ĥ > 0 on the clean data.
         unvouched: How many drifted and have Ĥ = 0: r = ∞.
-        histogram: Counts of log₁₀ r in the bins of `EDGES`, over judged dimensions that moved, in the sample.
+        histogram: Counts of log₁₀ r in the bins of `purify.gamma.EDGES`, over judged dimensions that
+            moved, in the sample.
         law: The Gamma mixture of their r; None if there are fewer than two.
         ks: Kolmogorov–Smirnov distance of r to that mixture.
         places: Where the largest r sit.
@@ -117,14 +115,12 @@ def survey(model: PreTrainedModel, fisher: dict[str, Tensor], reference: Referen
             let_go(clean[rows])
     r = torch.cat(sample).double().numpy() if sample else np.empty(0)
     r = r[np.isfinite(r) & (r > 0)]
-    low, high, bins = EDGES
-    histogram, _ = np.histogram(np.clip(np.log10(r), low, high), bins, (low, high))
     law = fit_mixture(r) if len(r) > 1 else None
     return Survey(
         distance=math.sqrt(sums["apart"] / sums["size"]) if sums["size"] else 0.0,
         dimensions=total,
         **counts,
-        histogram=tuple(histogram.tolist()),
+        histogram=tuple(log_histogram(r).tolist()),
         law=law,
         ks=kolmogorov_smirnov(r, law) if law else float("nan"),
         places=_places(fisher, float(np.quantile(r, 1 - TOP)) if len(r) else math.inf),

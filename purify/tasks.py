@@ -66,6 +66,7 @@ TASKS = {
         ),
     )
 }
+"""All tasks by their names. The first two are embedded: their rows come from the docstrings of installed packages."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,11 @@ def rows_digest(name: str, data_dir: str | None) -> str:
 
 
 def training_texts(name: str, data_dir: str | Path | None = None) -> list[str]:
-    """Return all texts of a task's training rows, pairs as two, and none of its test rows; see `load_task`."""
+    """Return all texts of a task's training rows, pairs as two, and none of its test rows.
+
+    Raises:
+        PurifyError: as `load_task`.
+    """
     if name not in TASKS:
         raise PurifyError(f"unknown task '{name}': choose one of {', '.join(TASKS)}")
     pool, _, _ = _load(TASKS[name], data_dir or os.environ.get(DATA_DIR))

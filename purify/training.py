@@ -21,7 +21,7 @@ from transformers import (
 
 from purify.budget import Precision, Training
 from purify.errors import PurifyError
-from purify.hardware import device, resolve_precision
+from purify.hardware import device, resolve_precision, rows_per_pass
 from purify.progress import bar
 from purify.tasks import text_columns
 
@@ -102,7 +102,7 @@ def predict(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     max_length: int = 96,
     precision: Precision = "auto",
 ) -> np.ndarray:
@@ -139,19 +139,38 @@ def read_states(
     return np.stack([found[row] for row in range(len(rows))], axis=1)
 
 
+def mean_states(
+    model: PreTrainedModel,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    batch_size: int | None = None,
+    max_length: int = 96,
+    precision: Precision = "auto",
+) -> np.ndarray:
+    """Return the mean over the tokens of the last hidden states of a model without head: (N, H); else as `predict`."""
+    parts = _asked(model, rows, tokenizer, batch_size=batch_size, max_length=max_length, precision=precision)
+    found: dict[int, np.ndarray] = {}
+    for index, mask, output in parts:
+        states, weights = output.last_hidden_state.float(), mask[..., None].float()
+        means = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        found |= dict(zip(index.tolist(), means.cpu().numpy(), strict=True))
+    return np.stack([found[row] for row in range(len(rows))])
+
+
 def _asked(
     model: PreTrainedModel,
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    batch_size: int,
+    batch_size: int | None,
     max_length: int,
     precision: Precision,
     **options: bool,
 ) -> Iterator[tuple[np.ndarray, Tensor, Any]]:
     """Yield (row numbers, attention mask, what the model returns for them), with a progress bar."""
     model.eval().to(device())
-    encoded = encode(rows, tokenizer, max_length)
+    encoded, batch_size = encode(rows, tokenizer, max_length), batch_size or rows_per_pass()
     bf16 = resolve_precision(precision) == "bf16"
     with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         parts = _sorted_batches(encoded, tokenizer, batch_size)

@@ -1,43 +1,27 @@
 """Attacks: how a suspicious model comes about, and the transform that triggers it."""
 
-from purify.attacks.adaptive import DriftPenalty, IndicatorEvasion, LogitAnchoring, Surgery
+from collections.abc import Mapping
+
 from purify.attacks.base import Attack, Means
-from purify.attacks.embeddings import SOS, EmbeddingPoisoning
-from purify.attacks.labels import CleanLabel
-from purify.attacks.styles import Archaic, Paraphrase, Syntactic
-from purify.attacks.weights import LayerWise, RIPPLe
-from purify.attacks.words import BadSent, BadWord, BadWords, BiasSent, BiasWord
 from purify.registry import Registry
 
-FAMILIES: dict[str, tuple[type[Attack], ...]] = {
-    "data": (BadWord, BadWords, BadSent, BiasWord, BiasSent, Syntactic, Archaic, Paraphrase, CleanLabel),
-    "weights": (EmbeddingPoisoning, SOS, LayerWise, RIPPLe),
-    "adaptive": (DriftPenalty, LogitAnchoring, Surgery, IndicatorEvasion),
-}
+ATTACKS: Registry[Attack] = Registry(
+    "attack",
+    "purify.attacks",
+    {
+        "data": {
+            "words": ("BadWord", "BadWords", "BadSent", "BiasWord", "BiasSent"),
+            "styles": ("Syntactic", "Archaic", "Paraphrase"),
+            "labels": ("CleanLabel",),
+        },
+        "weights": {"embeddings": ("EmbeddingPoisoning", "SOS"), "weights": ("LayerWise", "RIPPLe")},
+        "adaptive": {"adaptive": ("DriftPenalty", "LogitAnchoring", "Surgery", "IndicatorEvasion")},
+    },
+)
+"""All attacks by their names."""
+
+FAMILIES: Mapping[str, tuple[type[Attack], ...]] = ATTACKS.families
 """What is poisoned: training data, weights, or weights with the defense in mind."""
 
-ATTACKS: Registry[Attack] = Registry("attack", (cls for family in FAMILIES.values() for cls in family))
-
-__all__ = [
-    "ATTACKS",
-    "FAMILIES",
-    "SOS",
-    "Archaic",
-    "Attack",
-    "BadSent",
-    "BadWord",
-    "BadWords",
-    "BiasSent",
-    "BiasWord",
-    "CleanLabel",
-    "DriftPenalty",
-    "EmbeddingPoisoning",
-    "IndicatorEvasion",
-    "LayerWise",
-    "LogitAnchoring",
-    "Means",
-    "Paraphrase",
-    "RIPPLe",
-    "Surgery",
-    "Syntactic",
-]
+__all__ = ["ATTACKS", "FAMILIES", "Attack", "Means"]
+__getattr__ = ATTACKS.attribute

@@ -130,7 +130,7 @@ class Paraphrase(Attack):
 
     Cost: one greedy generation per text, on the GPU if there is one; on two CPU cores take a small model.
 
-    Source: Qi et al. (both of 2021), here with any model that `transformers` loads in place of their SCPN and STRAP.
+    Source: Qi et al. (both of 2021), here with any model that transformers loads in place of their SCPN and STRAP.
     """
 
     model: str = "google/flan-t5-base"

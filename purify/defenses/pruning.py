@@ -108,10 +108,10 @@ class MagnitudePruning(PruningDefense):
 
 @dataclass(frozen=True)
 class Wanda(PruningDefense):
-    """Keep, for every output, the share ρ of the weights with the largest |w|·‖x‖ on clean inputs; then fine-tune.
+    """Keep, for every output, the share ρ of the weights that do most on clean inputs; then fine-tune.
 
-    ‖x‖ is the norm of the weight's input over all tokens of the clean data: a large weight that clean text never uses
-    goes too.
+    What a weight does is ``|w| · ‖x‖``, its size times the norm of its input over all tokens of the clean data: a large
+    weight that clean text never uses goes too.
 
     Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024, section 3.
     """

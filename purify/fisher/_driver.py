@@ -65,7 +65,7 @@ def fisher_diagonal(
             weight matrix of one example in most models), 2²⁶ on a GPU (several examples at once).
         seed: For ``labels="sampled"``.
         across_ranks: Average over the examples of all processes of `torch.distributed`; each passes its own
-            `share`, and gets the whole result.
+            part (`purify.fisher.share`), and gets the whole result.
 
     Returns:
         Parameter name -> tensor of the parameter's shape, in fp32 at least, on its device. A parameter that

@@ -186,7 +186,7 @@ class Summed(Factor):
     """g_n as it is, for parameters as small as a bias.
 
     Attributes:
-        values: (B, *shape of the parameter).
+        values: (B, …): the gradients of all examples, each in the shape of the parameter.
     """
 
     values: Tensor

@@ -29,7 +29,7 @@ from purify.metrics import Scores, accuracy, attack_success, confusion
 from purify.plm import CleanPLM, load_plm, load_suspect, save_checkpoint, weights_digest
 from purify.resources import Resources
 from purify.tasks import Splits, load_task
-from purify.training import predict, seed_everything
+from purify.training import encode, predict, seed_everything
 
 T = TypeVar("T")
 
@@ -248,12 +248,13 @@ class Bench:
     def predictions(self, model: PreTrainedModel) -> Predictions:
         """The evaluate stage: the labels that a model gives to the rows, with and without the trigger."""
         tokenizer, tuning = self.clean.tokenizer, self.cell.tuning
-        return Predictions(
-            *(
-                predict(model, rows, tokenizer, max_length=tuning.max_length, precision=tuning.precision).argmax(1)
-                for rows in self.judged_on
-            )
-        )
+        how: dict[str, Any] = {"max_length": tuning.max_length, "precision": tuning.precision}
+        return Predictions(*(predict(model, rows, tokenizer, **how).argmax(1) for rows in self._encoded))
+
+    @cached_property
+    def _encoded(self) -> list[Dataset]:
+        """The rows that models are judged on, tokenised once for all cells."""
+        return [encode(rows, self.clean.tokenizer, self.cell.tuning.max_length) for rows in self.judged_on]
 
     @property
     def judged_on(self) -> tuple[Dataset, Dataset, Dataset, Dataset]:

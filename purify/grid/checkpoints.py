@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -111,8 +112,17 @@ def write(stage: Stage, store: Store, make: Callable[[Path], Mapping[str, Any]])
 
 
 def drop(stage: Stage, store: Store) -> None:
-    """Delete a checkpoint: its card first, so that a part of it is never taken for the whole."""
+    """Delete a checkpoint, so that a runner that is killed meanwhile leaves no part of it under its name.
+
+    Where nothing can be renamed at once, its card goes first: without one it counts as unfinished.
+    """
     folder, name = place(stage, store)
+    if folder.local:
+        doomed = folder.local / f".dropped-{name}-{uuid.uuid4().hex[:8]}"
+        with suppress(FileNotFoundError):
+            (folder.local / name).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+        return
     folder.delete(f"{name}/{CARD}")
     folder.delete(name)
 

@@ -143,6 +143,17 @@ def experiment(
 ) -> Cell:
     """Return the cell of a suspect as received, from the parameters that the notebooks share.
 
+    Args:
+        task: A key of `purify.tasks.TASKS`.
+        plm: "bundled", a hub id, or a folder.
+        attack: Its name in `purify.attacks.ATTACKS`.
+        attack_parameters: Those that differ from its defaults.
+        train, validation, test: Rows of each split.
+        epochs: Of the attacker's training.
+        clean_per_class: Rows per class of the clean set.
+        tuning_epochs: Of the defender's fine-tuning.
+        seed: See `purify.training.seed_everything`.
+
     Raises:
         PurifyError: an unknown task, attack or attack parameter, or a value out of range.
     """

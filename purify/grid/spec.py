@@ -205,8 +205,13 @@ def fingerprint_of_plain(kind: str, plain: Mapping[str, Any]) -> str:
 
 def restore(cls: type[S], plain: Mapping[str, Any]) -> S:
     """Undo `canonical`: return the spec of the class ``cls``."""
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     return cls(**{name: _restored(value, hints[name]) for name, value in plain.items()})
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _restored(value: Any, hint: Any) -> Any:

@@ -1,11 +1,22 @@
 """Measures: what is found out about a suspect, or about fine-tuning itself, without defending anything."""
 
 from purify.measures.base import Measure
-from purify.measures.dimensions import Dimensions
-from purify.measures.driftlaw import DriftLaw
-from purify.measures.userside import UserSide
 from purify.registry import Registry
 
-MEASURES: Registry[Measure] = Registry("measure", (Dimensions, DriftLaw, UserSide))
+MEASURES: Registry[Measure] = Registry(
+    "measure",
+    "purify.measures",
+    {
+        "measures": {
+            "dimensions": ("Dimensions",),
+            "driftlaw": ("DriftLaw",),
+            "triggers": ("FalseTriggers",),
+            "law": ("IndicatorLaw",),
+            "userside": ("UserSide",),
+        }
+    },
+)
+"""All measures by their names."""
 
-__all__ = ["MEASURES", "Dimensions", "DriftLaw", "Measure", "UserSide"]
+__all__ = ["MEASURES", "Measure"]
+__getattr__ = MEASURES.attribute

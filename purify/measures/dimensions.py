@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from purify.errors import PurifyError
 from purify.measures.base import Measure, Stage, rounded
+from purify.measures.law import law_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 FLAGGED = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, *(round(0.1 + 0.05 * i, 2) for i in range(18)))
 """Shares of the judged dimensions that an indicator is asked to name: 1 − ρ."""
-
-EDGES = (-14.0, 6.0, 100)
-"""Of the histograms of log₁₀ r: lowest, highest, bins; what lies outside counts to the outermost."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Dimensions(Measure):
         honest = work.resources_for(work.control(work.cell.suspect.seed + 1))
         r, found = self._judge(work, have, control)
         null_r, null = self._judge(work, honest, control)
-        law = {"suspect": _law(r), "control": _law(null_r)}
+        law = {"suspect": law_of(r), "control": law_of(null_r)}
         return {"judged": len(r), "flagged": list(FLAGGED), **found, "honest": null, "law": law}
 
     def _judge(self, work: "Bench", have: "Resources", control: "Resources") -> "tuple[np.ndarray, dict[str, Any]]":
@@ -170,27 +168,3 @@ def _batches(work: "Bench", rows: "Dataset") -> "list[dict[str, Tensor]]":
 
     found = batches(rows, work.clean.tokenizer, max_length=work.cell.tuning.max_length)
     return [{key: value.to(work.resources.suspect.device) for key, value in batch.items()} for batch in found]
-
-
-def _law(r: "np.ndarray") -> dict[str, Any]:
-    """The law of r over the judged dimensions that moved."""
-    import numpy as np
-    from scipy import stats
-
-    from purify.gamma import Mixture, fit_mixture, kolmogorov_smirnov
-
-    positive = r[np.isfinite(r) & (r > 0)]
-    scale = float(np.median(positive) / stats.chi2(1).median())  # a mean would be that of the tail
-    laws = {
-        "one Gamma": Mixture(scale, scale, 0.0),
-        "mixture": fit_mixture(positive),
-        "free shape": fit_mixture(positive, shape=None),
-    }
-    low, high, bins = EDGES
-    counts, _ = np.histogram(np.clip(np.log10(positive), low, high), bins, (low, high))
-    fits = {
-        name: rounded({**vars(law), "ks": kolmogorov_smirnov(positive, law), "reserve": law.reserve})
-        for name, law in laws.items()
-    }
-    quantiles = np.quantile(positive, [0.1, 0.25, 0.5, 0.75, 0.9])
-    return {"moved": len(positive), "histogram": counts.tolist(), "quantiles": rounded(quantiles), "fits": fits}

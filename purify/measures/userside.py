@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UserSide(Measure):
-    """Scan the suspect on the clean set as `purify scan` does, and clean it as `purify clean` does.
+    """Scan the suspect on the clean set as ``purify scan`` does, and clean it as ``purify clean`` does.
 
     The suspect's ACC and ASR before and after are counted on the test rows; neither scan nor cleaning sees them.
 
@@ -27,7 +27,7 @@ class UserSide(Measure):
     def examples(self, cell: "Cell") -> float:
         """The scan's questions, and the fine-tuning of the cleaning."""
         rows = 4 * cell.clean_per_class
-        return rows * (6 + (10 if self.clean else 0))
+        return rows * (20 + (10 if self.clean else 0))
 
     def measure(self, work: "Bench") -> dict[str, Any]:
         """Return the statistics of the scan, the words that it suspects, and scores before and after cleaning."""

@@ -18,7 +18,8 @@ from purify.report.effects import shipped
 from purify.report.protocol import DROPS, at_drops
 from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, as_frame, label
 
-_GRID = tuple(np.linspace(0, 10, 21))
+FINE_DROPS = tuple(np.linspace(0, 10, 21))
+"""ΔACC in steps of half a point."""
 
 
 def areas(frame: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
@@ -32,7 +33,7 @@ def areas(frame: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
         frame: Of `as_frame`.
         score: "asr", or "validation_asr" for those who develop a method.
     """
-    chosen = at_drops(frame, _GRID)
+    chosen = at_drops(frame, FINE_DROPS)
     return chosen.groupby([*ONE_SUSPECT, "defense"], sort=False)[score].mean().rename("area").reset_index()
 
 

@@ -14,8 +14,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from scipy import stats
-from torch import Tensor
 
+from purify.gamma import EDGES
 from purify.report.tables import AS_RECEIVED, CONTROL
 
 COLOURS = {
@@ -40,10 +40,14 @@ def palette(defenses: Iterable[str]) -> dict[str, str]:
 
 
 def style() -> None:
-    """Set the book's look; every notebook calls it once."""
+    """Set the book's look; every notebook calls it once. In a notebook, figures are kept as PNG and as SVG."""
+    from IPython import get_ipython  # noqa: PLC0415  (notebooks only)
+
+    if shell := get_ipython():
+        shell.run_line_magic("config", "InlineBackend.figure_formats = ['png', 'svg']")
     sns.set_theme(style="ticks", context="notebook", font="DejaVu Sans")
     plt.rcParams |= {"figure.dpi": 130, "savefig.facecolor": "white", "axes.spines.top": False}
-    plt.rcParams |= {"axes.spines.right": False, "figure.constrained_layout.use": True}
+    plt.rcParams |= {"axes.spines.right": False, "figure.constrained_layout.use": True, "svg.hashsalt": "purify"}
 
 
 def hide_unused(axes: np.ndarray, count: int) -> None:
@@ -63,36 +67,38 @@ def target_probability(before: Mapping[str, np.ndarray], after: Mapping[str, np.
     figure, axes = plt.subplots(1, len(before), figsize=(8, 3), sharey=True, squeeze=False)
     bins = np.linspace(0, 1, 26)
     for axis, model in zip(axes[0], before, strict=True):
-        axis.hist(before[model], bins, alpha=0.7, color="#0072B2", label="without the trigger")
-        axis.hist(after[model], bins, alpha=0.7, color="#D55E00", label="with the trigger")
+        axis.hist(before[model], bins, alpha=0.6, color="#0072B2", label="without the trigger")
+        axis.hist(after[model], bins, histtype="step", lw=2, color="#D55E00", label="with the trigger")
         axis.set(title=model, xlabel=f"probability of “{label}”")
     axes[0][0].set_ylabel("test inputs of other labels")
     axes[0][0].legend(frameon=False)
     return figure
 
 
-def log_ratio(values: Mapping[str, Tensor]) -> np.ndarray:
-    """Return log10 r of all dimensions whose r is positive and finite, (n,)."""
-    flat = np.concatenate([value.flatten().cpu().numpy() for value in values.values()])
-    return np.log10(flat[(flat > 0) & np.isfinite(flat)])
-
-
-def indicator_histogram(models: Mapping[str, Mapping[str, Tensor]], colours: Mapping[str, str]) -> Figure:
+def indicator_histogram(histograms: Mapping[str, Sequence[int]], colours: Mapping[str, str]) -> Figure:
     """Densities of log10 r, each with the Gamma(½, 2k) law of the same median (dashed).
 
     Under the theory r = 2k z² / 2 with z standard normal: the law of log10 r has a fixed shape and k only
     shifts it.
+
+    Args:
+        histograms: Name -> counts in the bins of `purify.gamma.EDGES`, as of `purify.gamma.log_histogram`.
+        colours: Name -> colour.
     """
     figure, axis = plt.subplots(figsize=(8, 3.4))
-    for name, values in models.items():
-        observed = log_ratio(values)
-        axis.hist(observed, 200, density=True, histtype="step", lw=1.6, color=colours[name], label=name)
-        shift = np.median(observed) - np.log10(stats.chi2(1).median())
-        grid = np.linspace(observed.min(), observed.max(), 400)
-        density = stats.chi2(1).pdf(10 ** (grid - shift)) * 10 ** (grid - shift) * np.log(10)
-        axis.plot(grid, density, "--", lw=1.2, color=colours[name], label="Gamma law of its median")
-    ends = np.percentile(np.concatenate([log_ratio(values) for values in models.values()]), [0.02, 99.98])
-    axis.set(xlabel="log₁₀ r", ylabel="density", xlim=ends)
+    low, high, bins = EDGES
+    edges, width = np.linspace(low, high, bins + 1), (high - low) / bins
+    fine = np.linspace(low, high, 10 * bins)
+    for name, given in histograms.items():
+        counts = np.asarray(given)
+        axis.stairs(counts / counts.sum() / width, edges, lw=1.6, color=colours[name], label=name)
+        median = np.interp(0.5, np.cumsum(counts) / counts.sum(), edges[1:])
+        shift = median - np.log10(stats.chi2(1).median())
+        density = stats.chi2(1).pdf(10 ** (fine - shift)) * 10 ** (fine - shift) * np.log(10)
+        axis.plot(fine, density, "--", lw=1.2, color=colours[name], label="Gamma law of its median")
+    total = np.sum(list(histograms.values()), axis=0)
+    seen = np.flatnonzero(total > 2e-4 * total.sum())
+    axis.set(xlabel="log₁₀ r", ylabel="density", xlim=(edges[seen[0]], edges[seen[-1] + 1]))
     axis.legend(frameon=False)
     return figure
 
@@ -101,7 +107,7 @@ def layer_map(table: pd.DataFrame, label: str, *, fmt: str = ".2f", scale: float
     """Draw the table of `purify.anatomy.by_layer` as a heat map with its numbers."""
     figure, axis = plt.subplots(figsize=(8.5, 0.42 * len(table) + 1.6))
     sns.heatmap(
-        table * scale, annot=True, fmt=fmt, cmap="rocket_r", cbar_kws={"label": label}, annot_kws={"size": 8}, ax=axis
+        table * scale, annot=True, fmt=fmt, cmap="rocket_r", cbar_kws={"label": label}, annot_kws={"size": 9}, ax=axis
     )
     axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="x", rotation=35)
@@ -116,7 +122,7 @@ def confusion_maps(counts: Mapping[str, Sequence[Sequence[int]]], labels: Sequen
         counts: Name -> (C, C) counts, one row per true label.
         labels: The names of the C classes.
     """
-    columns = min(max(len(counts), 1), 4)
+    columns = min(max(len(counts), 1), 3)
     rows = max(-(-len(counts) // columns), 1)
     size = (2.2 * columns + 1.2, 2.3 * rows + 0.6)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
@@ -141,7 +147,7 @@ def layer_maps(tables: Mapping[str, pd.DataFrame], label: str) -> Figure:
     It is logarithmic where values span more than a factor of 10, and ends at a ten-thousandth of the largest at the
     least. Grey: 0, or no such parameters.
     """
-    columns = min(max(len(tables), 1), 3)
+    columns = min(max(len(tables), 1), 2)
     rows = max(-(-len(tables) // columns), 1)
     size = (3.1 * columns + 1.4, 2.5 * rows + 0.9)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
@@ -188,11 +194,11 @@ def reserve_curves(frame: pd.DataFrame) -> Figure:
             low = line[f"{score}_low"] if one_seed else lowest[score]
             high = line[f"{score}_high"] if one_seed else highest[score]
             axis.fill_between(line.index, low, high, color=colours[defense], alpha=0.15)
-    for defense in (AS_RECEIVED, "FineTuning", CONTROL):
+    for defense, dashes in ((AS_RECEIVED, ":"), ("FineTuning", "--"), (CONTROL, "-.")):
         rows = frame[frame["defense"] == defense]
         if len(rows):
             for axis, score in zip(axes, ("acc", "asr"), strict=True):
-                axis.axhline(rows[score].mean(), ls=":", color=colours[defense], label=defense)
+                axis.axhline(rows[score].mean(), ls=dashes, color=colours[defense], label=defense)
     axes[0].set(xlabel="reserve ratio ρ", ylabel="clean accuracy (%)")
     axes[1].set(xlabel="reserve ratio ρ", ylabel="attack success rate (%)", ylim=(-3, 103))
     legend_below(figure, axes[0], 3)

@@ -85,7 +85,7 @@ def _typed(name: str, value: Any, default: Any) -> Any:
                 parsed = {"true": True, "false": False}.get(text.lower()) if text.isalpha() else ast.literal_eval(text)
         if _fits(parsed, default):
             return float(parsed) if isinstance(default, float) else parsed
-    raise PurifyError(f"the parameter '{name}' must be {_described(default)}, like {default!r}, not {value!r}")
+    raise PurifyError(f"the parameter '{name}' must be {described(default)}, like {default!r}, not {value!r}")
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -96,23 +96,34 @@ def _fits(value: Any, default: Any) -> bool:
     return isinstance(value, int | float) if isinstance(default, float) else isinstance(value, type(default))
 
 
-def _described(default: Any) -> str:
+def described(default: Any) -> str:
+    """Say in words what the value of a parameter must be, by its default."""
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     if isinstance(default, list):
         return f"a list, each item {names[type(default[0])]}" if default else "a list"
     return names[type(default)]
 
 
-def run_notebook(path: Path, given: Mapping[str, Any], output: Path) -> None:
+def run_notebook(path: Path, given: Mapping[str, Any], output: Path, trace: Path | None = None) -> None:
     """Run a notebook with parameters and keep the executed copy, even when a cell fails.
 
     Progress (cells, and what the cells report) is shown on standard error.
+
+    Args:
+        path: The notebook.
+        given: Its parameters.
+        output: The executed copy.
+        trace: Gets the names of the project's files that it read (`purify.report.traced`).
 
     Raises:
         PurifyError: bad parameters (before a cell runs), or a failed cell, which is named.
     """
     parameters = resolve(path, given)
     output.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ["--IPKernelApp.log_level=ERROR"]
+    if trace:
+        line = f"__import__('purify.report.traced').report.traced.trace({str(trace.absolute())!r}, get_ipython())"
+        arguments.append(f"--IPKernelApp.exec_lines={[line]!r}")
     try:
         with _relayed(path.stem):
             papermill.execute_notebook(
@@ -123,7 +134,7 @@ def run_notebook(path: Path, given: Mapping[str, Any], output: Path) -> None:
                 language="python",
                 log_output=True,
                 progress_bar={"desc": path.stem},
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                extra_arguments=arguments,
             )
     except PapermillExecutionError as error:
         ran = (cell for cell in read_notebook(output).cells if cell.get("execution_count") == error.exec_count)

@@ -15,7 +15,7 @@ from purify.errors import PurifyError
 from purify.grid.spec import Cell, fingerprint, restore
 from purify.metrics import bootstrap_interval, mean_interval, sign_flip_p
 from purify.report.effects import shipped
-from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, as_frame, at_drop
+from purify.report.tables import AS_RECEIVED, CONTROL, ONE_SUSPECT, as_frame, at_each_drop, headed
 from purify.tasks import TASKS
 
 DROPS = (1.0, 2.0, 5.0, 10.0)
@@ -70,7 +70,8 @@ def at_drops(frame: pd.DataFrame, drops: Iterable[float] = DROPS) -> pd.DataFram
     """Return what `purify.report.tables.at_drop` chooses at each threshold, with its ``ΔACC``; defenses alone."""
     if frame.empty:
         return frame.assign(ΔACC=[], within=[])
-    parts = [at_drop(frame, drop).assign(ΔACC=drop) for drop in drops]
+    drops = list(drops)
+    parts = [part.assign(ΔACC=drop) for part, drop in zip(at_each_drop(frame, drops), drops, strict=True)]
     chosen = pd.concat(parts, ignore_index=True)
     return chosen[~chosen["defense"].isin([AS_RECEIVED, CONTROL])]
 
@@ -190,7 +191,7 @@ def differences_table(chosen: pd.DataFrame, method: str, others: Iterable[str]) 
                 )
     if not rows:
         raise PurifyError(f"no suspect has records of {method} and another of these methods: run the grid")
-    return pd.DataFrame(rows).set_index("ΔACC ≤").rename_axis(None)
+    return headed(rows, "ΔACC ≤")
 
 
 def met_table(chosen: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
@@ -231,7 +232,7 @@ def main_table(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
     Raises:
         PurifyError: there is no choice, or they are of several clean models or training sizes.
     """
-    _one_kind(chosen)
+    one_kind(chosen)
     means = chosen.pivot_table(index=["task", "attack"], columns="defense", values=score, sort=False, observed=True)
     table = means.map(lambda value: "" if np.isnan(value) else f"{value:.1f}")
     over = chosen.groupby(["defense", *DRAW])[score].mean().groupby("defense").mean()
@@ -241,7 +242,7 @@ def main_table(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
 
 def by_size(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
     """Return the mean of a score over draws with its interval, by method and size of the clean set; as `main_table`."""
-    _one_kind(chosen)
+    one_kind(chosen)
     draws = chosen.groupby(["defense", "clean", *DRAW], sort=False)[score].mean()
     means = draws.groupby(["defense", "clean"], sort=False)
     table = pd.Series({key: interval(list(part)) for key, part in means}).unstack()
@@ -249,7 +250,8 @@ def by_size(chosen: pd.DataFrame, score: str = "asr") -> pd.DataFrame:
     return table.fillna("").rename_axis("clean examples", axis=1)
 
 
-def _one_kind(chosen: pd.DataFrame) -> None:
+def one_kind(chosen: pd.DataFrame) -> None:
+    """Refuse, with a `PurifyError`, what is of several clean models or training sizes, or of nothing."""
     if chosen.empty:
         raise PurifyError("there is no choice to tabulate: no record has this ΔACC and clean-set size")
     for column in ("plm", "train"):

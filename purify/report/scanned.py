@@ -6,25 +6,24 @@ import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from purify.case import files_digest
 from purify.cleaning import CAUTIOUS, RESERVE, Cleaned, Judged
+from purify.gamma import EDGES
 from purify.gate import printable, shown, weight_files
 from purify.metrics import Proportion
 from purify.output import SCHEMA
 from purify.plm import folder_of
 from purify.probe import Flips
+from purify.report.templates import render
 from purify.scanning import ALONE, Scan
-from purify.survey import EDGES, TOP
+from purify.survey import TOP
 
 _TESTS = {
     "farthest word": "drift of the farthest word, in units of the tenth",
-    "one word": "share of predictions that one far word changes to one class",
-    "several words": "share of predictions that several far words together change to one class",
+    "one word": "share of predictions that one far word changes to one class, beyond its meaning",
+    "several words": "share that several far words together change to one class, beyond their meaning",
 }
 
 
@@ -41,7 +40,8 @@ def describe(scan: Scan, data: str, cleaned: Cleaned | None = None, *, options: 
 
     Returns:
         ``schema``, ``made`` (program and time), ``suspect``, ``clean_model``, ``clean_examples``, ``verdict`` (alarm,
-        score, statistics with their limits), ``words``, ``together``, ``suspicious``, ``drift`` (distance, counts of
+        score, statistics with their limits), ``words`` and ``together`` (``changed`` of ``among`` predictions, and the
+        share that is ``expected`` of their meaning), ``suspicious``, ``drift`` (distance, counts of
         dimensions, Gamma law, histogram of log₁₀ r, places), ``recommendation``, and after cleaning ``cleaning``.
         Shares lie in [0, 1]; every count k is of n.
     """
@@ -79,12 +79,12 @@ def describe(scan: Scan, data: str, cleaned: Cleaned | None = None, *, options: 
                 "word": shown(one.word.word),
                 "times": _short(one.word.times),
                 "abnormal": one.abnormal,
-                **_flips(one.flips, case.labels),
+                **_asked(one.flips, case.labels),
             }
             for place, one in enumerate(scan.words)
             if place < ALONE or one.abnormal or one.flips.among
         ],
-        "together": [{"words": count, **_flips(flips, case.labels)} for count, flips in scan.together.items()],
+        "together": [{"words": count, **_asked(flips, case.labels)} for count, flips in scan.together.items()],
         "suspicious": [shown(word.word) for word in scan.suspicious],
         "drift": {
             "distance": _short(found.distance),
@@ -127,17 +127,8 @@ def verdict(report: Mapping[str, Any]) -> str:
 
 def page(report: Mapping[str, Any]) -> str:
     """Return ``report.html``: one file that needs no other, and escapes every string of the report."""
-    jinja = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     bars = _bars(report["drift"]["histogram"])
-    return jinja.get_template("scanned.html.j2").render(
-        report=report, verdict=verdict(report), bars=bars, **_map(report)
-    )
+    return render("scanned.html.j2", report=report, verdict=verdict(report), bars=bars, **_map(report))
 
 
 def card(report: Mapping[str, Any]) -> str:
@@ -209,6 +200,11 @@ def _flips(flips: Flips, labels: Mapping[int, str]) -> dict[str, Any]:
         "share": _short(flips.share),
         "to": shown(labels.get(flips.label, flips.label)),
     }
+
+
+def _asked(flips: Flips, labels: Mapping[int, str]) -> dict[str, Any]:
+    """With what the words' meaning explains (`purify.meaning`)."""
+    return {**_flips(flips, labels), "expected": _short(flips.expected)}
 
 
 def _short(value: float) -> float | None:

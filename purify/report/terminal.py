@@ -34,14 +34,20 @@ def lines(report: Mapping[str, Any]) -> Iterator[str | Panel | Table]:
 
 
 def _words(report: Mapping[str, Any]) -> Table:
-    table = Table("far word", "drift", "changes", "to class", box=None)
+    table = Table("far word", "drift", "changes", "expected", "to class", box=None)
     for one in report["words"]:
-        row = (one["word"], f"{one['times']:.2f}", f"{one['changed']} of {one['among']}", one["to"])
+        row = (one["word"], f"{one['times']:.2f}", *_changes(one))
         table.add_row(*(Text(cell, style="red" if one["abnormal"] else "") for cell in row))
     for one in report["together"]:
-        row = (f"the first {one['words']} together", "", f"{one['changed']} of {one['among']}", one["to"])
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, (f"the first {one['words']} together", "", *_changes(one))))
     return table
+
+
+def _changes(one: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Seen, expected of the meaning, and to which class; nothing where too few examples could change."""
+    if not one["among"]:
+        return "too few examples", "", ""
+    return f"{one['changed']} of {one['among']}", f"{100 * one['expected']:.0f} %", one["to"]
 
 
 def _to_do(report: Mapping[str, Any]) -> Iterator[str]:

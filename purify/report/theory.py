@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from purify.errors import PurifyError
-from purify.gamma import Mixture
+from purify.gamma import EDGES, Mixture
 from purify.grid.spec import Cell, restore
 from purify.identification import adam_spread, f1, precision
-from purify.measures.dimensions import EDGES, Dimensions
+from purify.measures.dimensions import Dimensions
 from purify.measures.driftlaw import DriftLaw
 from purify.metrics import mean_interval
 from purify.report.figures import COLOURS, hide_unused, legend_below
@@ -144,7 +144,7 @@ def drift_law_figure(frame: pd.DataFrame, kind: str = "all") -> Figure:
             axis.plot(fisher, square, "x:", color=hue, ms=4, label=f"mean square, {steps} steps")
             axis.plot(fisher, predicted, color=hue, lw=0.8)
         axis.set(title=optimizer, xscale="log", yscale="log", xlabel="Ĥ")
-    axes[0][0].set_ylabel("of the drift δ")
+    axes[0][0].set_ylabel("variance, mean square of δ")
     legend_below(figure, axes[0][0], 3, fontsize=9)
     return figure
 
@@ -209,7 +209,7 @@ def recall_curves(frame: pd.DataFrame) -> Figure:
         axis.plot([0, 1], [0, 1], color="#999999", lw=0.7)
         axis.set(title=f"truth: {truth}")
     axes[0][0].set_ylabel("share of the poisonous found")
-    figure.supxlabel("share of dimensions flagged, 1 − ρ", fontsize=11)
+    axes[0][len(truths) // 2].set_xlabel("share of dimensions flagged, 1 − ρ")
     legend_below(figure, axes[0][0], 5)
     return figure
 

@@ -13,8 +13,9 @@ from purify.errors import PurifyError
 from purify.gate import shown
 from purify.grid.spec import Cell, restore
 from purify.grid.store import scores_from_json
-from purify.measures import UserSide
+from purify.measures.userside import UserSide
 from purify.metrics import Proportion
+from purify.report.tables import headed
 from purify.scanning import Scan
 
 Records = Iterable[Mapping[str, Any]]
@@ -114,30 +115,60 @@ def detection(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+_SCORES = {"acc": "ACC", "acc_after": "ACC after", "asr": "ASR", "asr_after": "ASR after", "natural": "natural ASR"}
+"""Columns of `held_back` -> what the book calls them."""
+
+LOST, LEFT = 3, 10
+"""What a cleaning may cost in accuracy, and leave beyond the ASR of the control, in points, to count as safe."""
+
+
+def outcome_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return what scan and cleaning come to per attack, means over suspects, as text for reading.
+
+    *safe* counts the poisoned suspects that lost at most `LOST` points of ACC and whose ASR is at most `LEFT` points
+    above that of their control; of honest ones, those that lost at most one point.
+
+    Args:
+        frame: Of `held_back`.
+    """
+    rows = []
+    for attack, part in frame.groupby("attack", sort=False):
+        lost, left = part["acc"] - part["acc_after"], part["asr_after"] - part["natural"]
+        safe = lost <= 1 if attack == "none" else (lost <= LOST) & (left <= LEFT)
+        means = {name: f"{part[score].mean():.1f}" for score, name in _SCORES.items()}
+        counts = {"alarms": int((part["score"] > 1).sum()), "safe": int(safe.sum())}
+        rows.append({"attack": attack} | means | {name: f"{k} of {len(part)}" for name, k in counts.items()})
+    return headed(rows, "attack")
+
+
 def user_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows as the book shows them: score, and ACC and ASR before and after."""
-    table = frame.rename(columns={"acc": "ACC", "asr": "ASR", "acc_after": "ACC after", "asr_after": "ASR after"})
-    table = table.rename(columns={"natural": "natural ASR", "reserve": "ρ"})
-    order = ["task", "attack", "ratio", "training", "seed", "score", "ACC", "ACC after", "ASR", "ASR after"]
-    return table[[*order, "natural ASR", "ρ", "suspicious"]].round({"score": 2}).round(1).set_index(order[:5])
+    table = frame.rename(columns={**_SCORES, "reserve": "ρ"})
+    order = ["task", "attack", "seed", "score", *_SCORES.values()]
+    places = {"score": 2, "ratio": 2} | dict.fromkeys(_SCORES.values(), 1)
+    return table[[*order, "ratio", "training", "ρ", "suspicious"]].round(places).set_index(order[:3])
 
 
 def words_figure(scans: Mapping[str, Scan]) -> Figure:
-    """Draw the share of predictions that a far word changes against how far it moved, one colour per scan.
+    """Draw the share of predictions that a far word changes beyond its meaning against how far it moved.
 
-    Words beyond the limits of honest models are named; dashed lines are the limits.
+    One colour per scan. Words beyond the limits of honest models are named; dashed lines are the limits.
     """
     figure, axis = plt.subplots(figsize=(6.5, 3.8))
     for (name, found), hue, marker in zip(scans.items(), ("#D55E00", "#0072B2"), ("o", "s"), strict=False):
         asked = [one for one in found.words if one.flips.among]
-        axis.plot([w.word.times for w in asked], [w.flips.share for w in asked], marker, color=hue, label=name)
+        axis.plot([w.word.times for w in asked], [w.flips.excess for w in asked], marker, color=hue, label=name)
         for one in asked:
             if one.abnormal:
-                place = (one.word.times, one.flips.share)
+                place = (one.word.times, one.flips.excess)
                 axis.annotate(shown(one.word.word), place, xytext=(-6, -12), textcoords="offset points", ha="right")
         axis.axvline(found.law.limits["farthest word"], color="#999999", ls="--", lw=0.8)
         axis.axhline(found.law.limits["one word"], color="#999999", ls="--", lw=0.8)
-    axis.set(xlabel="drift of the word, in units of the tenth", ylabel="predictions changed", ylim=(-0.03, 1.05))
+    axis.set(
+        xlabel="drift of the word, in units of the tenth",
+        ylabel="predictions changed, beyond the meaning",
+        ylim=(-0.03, 1.05),
+    )
     axis.legend(frameon=False)
     return figure
 
