@@ -1,9 +1,10 @@
 """Feed `purify scan` mutated checkpoints and data files by the thousand, and watch what it does.
 
 Every case is a sound tiny checkpoint with a sound data file, one of them changed: the header of the safetensors file,
-its bytes, the config, the shard index, the tokenizer's config, or the rows. Anything but a result or a `PurifyError` is
-a crash. An audit hook of the interpreter watches for files that are written outside the scratch folder, processes,
-connections, and classes that a pickle asks for: these cases misbehave.
+its bytes, the config, the shard index, the tokenizer's config, the rows, or a LoRA adapter; or with a stray file, link
+or folder in it. Anything but a result or a `PurifyError` is a crash. An audit hook of the interpreter watches for files
+that are written outside the scratch folder, processes, connections, and classes that a pickle asks for: these cases
+misbehave.
 
     .venv/bin/python benchmarks/fuzz.py                       # 20,000 cases; writes results/benchmarks/fuzz.csv
     .venv/bin/python benchmarks/fuzz.py --first 17 --cases 1  # one of them again
@@ -23,6 +24,9 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,53 +34,21 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pandas as pd
 import torch
+from mutations import flipped, mutated, strewn
 from noted import noted, write
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForSequenceClassification, BertModel, PreTrainedTokenizerFast
 
 from purify import PurifyError, read_rows
 from purify.case import open_case
-from purify.progress import silence
+from purify.progress import bar, silence
 from purify.scanning import scan
 
 VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] good bad a film plot war oil cf the of"
 WORDS = VOCABULARY.split()
-NASTY: list[Any] = [
-    *(
-        None,
-        True,
-        0,
-        -1,
-        1,
-        2**31,
-        2**63,
-        10**30,
-        0.5,
-        float("nan"),
-        float("inf"),
-        "",
-        "x",
-        "../../etc/passwd",
-        "/etc/passwd",
-    ),
-    *(
-        [],
-        [1],
-        {},
-        {"a": 1},
-        "\0",
-        "é" * 300,
-        "<script>",
-        [[[[]]]],
-        "F32",
-        "BF16",
-        "model.safetensors",
-        "bert",
-        "gpt2",
-        "llama",
-    ),
-]
-KINDS = ("header", "bytes", "config", "index", "tokenizer", "rows")
+KINDS = ("header", "bytes", "config", "index", "tokenizer", "rows", "adapter", "strewn")
+FOLDERS = {"index": "parts", "adapter": "adapter"}
 WATCHED = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class")
 
 
@@ -102,7 +74,7 @@ class Watch:
 
 
 def sound(folder: Path) -> None:
-    """Write a clean model, a classifier that came from it, the same in shards, and rows."""
+    """Write a clean model, a classifier that came from it, the same in shards, an adapter of it, and rows."""
     torch.manual_seed(0)
     sizes = {"vocab_size": len(WORDS), "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = BertConfig(**sizes, intermediate_size=8, max_position_embeddings=32, num_labels=2)
@@ -120,6 +92,8 @@ def sound(folder: Path) -> None:
     ):
         model.save_pretrained(folder / name, **options)
         fast.save_pretrained(folder / name)
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query", "value"])
+    get_peft_model(suspect, lora).save_pretrained(folder / "adapter")
     rows = {"text": ["a good film", "the bad plot", "war of oil", "the film"] * 3, "label": [0, 1, 0, 1] * 3}
     frame = pd.DataFrame(rows)
     frame.to_csv(folder / "rows.csv", index=False)
@@ -127,50 +101,11 @@ def sound(folder: Path) -> None:
     frame.to_json(folder / "rows.jsonl", orient="records", lines=True)
 
 
-def mutated(value: Any, rng: random.Random) -> Any:
-    """Return JSON with one place changed: a nasty value, a key lost or doubled, an element moved."""
-    if isinstance(value, dict) and value and rng.random() < 0.85:
-        key = rng.choice(list(value))
-        changed = dict(value)
-        match rng.randrange(6):
-            case 0:
-                del changed[key]
-            case 1:
-                changed[rng.choice(["auto_map", "dtype", "shape", "x", "__metadata__", "id2label", "vocab_size"])] = (
-                    rng.choice(NASTY)
-                )
-            case _:
-                changed[key] = mutated(value[key], rng)
-        return changed
-    if isinstance(value, list) and value and rng.random() < 0.7:
-        place = rng.randrange(len(value))
-        return [*value[:place], mutated(value[place], rng), *value[place + rng.randrange(2) :]]
-    if isinstance(value, int) and rng.random() < 0.5:
-        return value + rng.choice([-1, 1, 2, 100, 10**6])
-    return rng.choice(NASTY)
-
-
-def flipped(content: bytes, rng: random.Random) -> bytes:
-    """Return bytes with some changed, cut off, doubled or put in."""
-    data = bytearray(content)
-    for _ in range(rng.randrange(1, 6)):
-        place = rng.randrange(len(data)) if data else 0
-        match rng.randrange(4):
-            case 0:
-                data[place : place + 1] = bytes([rng.randrange(256)])
-            case 1:
-                del data[place : place + rng.randrange(1, 60)]
-            case 2:
-                data[place:place] = bytes(rng.randrange(256) for _ in range(rng.randrange(1, 20)))
-            case 3:
-                data[place:place] = data[place : place + rng.randrange(60)]
-    return bytes(data)
-
-
-def change(kind: str, folder: Path, rng: random.Random) -> tuple[Path, Path]:
-    """Change one thing; return the folder of the checkpoint and the file of the rows."""
+def change(kind: str, folder: Path, rng: random.Random) -> tuple[Path, Path, bool]:
+    """Change one thing; return the folder of the checkpoint, the file of the rows, and whether it must be refused."""
+    forbidden = False
     rows = folder / rng.choice(["rows.csv", "rows.parquet", "rows.jsonl"])
-    suspect = folder / ("parts" if kind == "index" else "whole")
+    suspect = folder / FOLDERS.get(kind, "whole")
     match kind:
         case "header":
             path = suspect / "model.safetensors"
@@ -193,18 +128,24 @@ def change(kind: str, folder: Path, rng: random.Random) -> tuple[Path, Path]:
             else:
                 content = flipped(content, rng)
             rows.write_bytes(content)
+        case "strewn":
+            forbidden = strewn(suspect, folder / "clean" / "config.json", rng)
+        case "adapter" if rng.random() < 0.3:
+            path = suspect / "adapter_model.safetensors"
+            path.write_bytes(flipped(path.read_bytes(), rng))
         case _:
             names = {
                 "config": "config.json",
                 "index": "model.safetensors.index.json",
                 "tokenizer": "tokenizer_config.json",
+                "adapter": "adapter_config.json",
             }
             path = suspect / names[kind]
             if rng.random() < 0.8:
                 path.write_text(json.dumps(mutated(json.loads(path.read_text()), rng)))
             else:
                 path.write_bytes(flipped(path.read_bytes(), rng))
-    return suspect, rows
+    return suspect, rows, forbidden
 
 
 class Run:
@@ -219,16 +160,15 @@ class Run:
         self.root, self.every = root, every
         self.counts: Counter[tuple[str, str]] = Counter()
         sound(root / "sound")
-        self._use(
-            root / "sound" / "whole", root / "sound" / "rows.csv", root / "sound" / "clean"
-        )  # all is imported now
+        for name in ("whole", "parts", "adapter"):  # nothing of them is refused, and all is imported now
+            self._use(root / "sound" / name, root / "sound" / "rows.csv", root / "sound" / "clean")
         self.watch = Watch(root)
 
     def case(self, number: int) -> None:
         """Run one: count what came of it, and print what should not have happened."""
         kind, rng, folder = KINDS[number % len(KINDS)], random.Random(number), self.root / "case"
         shutil.copytree(self.root / "sound", folder)
-        suspect, rows = change(kind, folder, rng)
+        suspect, rows, forbidden = change(kind, folder, rng)
         self.watch.on = True
         outcome = "refused"
         try:
@@ -240,6 +180,8 @@ class Run:
             outcome = "crashed"
             self.watch.seen.append(f"{type(error).__name__}: {error!s:.300}")
         self.watch.on = False
+        if forbidden and outcome == "loaded":
+            self.watch.seen.append("followed a link that leads outside")
         self.counts[kind, outcome] += 1
         if self.watch.seen:
             print(f"case {number} ({kind}): {self.watch.seen}", file=sys.stderr)
@@ -255,28 +197,39 @@ class Run:
         return "loaded"
 
 
+def cases(numbers: range, every: int) -> Counter[tuple[str, str]]:
+    """Run some cases in this process, and return how many of each kind ended how."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    silence()
+    with tempfile.TemporaryDirectory() as scratch:
+        tempfile.tempdir = scratch  # what is staged goes there, too
+        run = Run(Path(scratch), every)
+        for number in numbers:
+            run.case(number)
+    tempfile.tempdir = None
+    return run.counts
+
+
 def main() -> None:
     """Run the cases, print a table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case, to repeat one")
     parser.add_argument("--every", type=int, default=10, help="of those that can be loaded, so many are scanned, too")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/fuzz.csv"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    silence()
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        tempfile.tempdir = scratch  # what is staged goes there, too
-        run = Run(Path(scratch), options.every)
-        for number in range(options.first, options.first + options.cases):
-            run.case(number)
-            if (number + 1) % 1000 == 0:
-                print(f"{number + 1} cases, {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    last, step = options.first + options.cases, 500
+    parts = [range(first, min(first + step, last)) for first in range(options.first, last, step)]
+    counts: Counter[tuple[str, str]] = Counter()
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        for found in bar(pool.map(partial(cases, every=options.every), parts), total=len(parts), desc=f"{step} cases"):
+            counts += found
     outcomes = ("refused", "loaded", "crashed", "misbehaved")
-    table = pd.DataFrame([{"changed": kind, **{name: run.counts[kind, name] for name in outcomes}} for kind in KINDS])
+    table = pd.DataFrame([{"changed": kind, **{name: counts[kind, name] for name in outcomes}} for kind in KINDS])
     print(table.to_string(index=False))
     if options.cases >= 1000:
         seconds = round(time.perf_counter() - started)

@@ -33,7 +33,7 @@ SETTINGS: dict[str, tuple[bool, dict[str, Any]]] = {
     "all inputs padded to 64 tokens, fp32": (True, PLAIN),
     "+ padded to the longest of the batch": (False, PLAIN),
     "+ batches of like length": (False, {"bf16": False, "optim": "adamw_torch"}),
-    "+ bf16 autocast, if the processor multiplies in it": (False, {"optim": "adamw_torch"}),
+    "+ bf16 autocast, if the processor multiplies faster in it": (False, {"optim": "adamw_torch"}),
     "+ fused AdamW (as in purify)": (False, {}),
 }
 
