@@ -1,11 +1,14 @@
-"""Tiny models that are built from a config, and what is needed to use them."""
+"""Tiny models that are built from a config, what is needed to use them, and the browser that looks at the book."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import functools
+import http.server
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -156,3 +159,37 @@ def store(tmp_path) -> Store:
 
     bench.cache_clear()
     return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def server():
+    """Serve the rendered book; the address."""
+    from browser import HTML
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(HTML))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.fixture(scope="session")
+def driver():
+    """Chromium without a window, which keeps a log of its console and of its requests."""
+    from selenium import webdriver
+
+    if not shutil.which("chromedriver"):
+        pytest.fail("the browser tests need Chromium: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as running:
+        running.set_page_load_timeout(60)
+        yield running

@@ -3,13 +3,16 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from purify import PurifyError
+from purify.report import book, layout
 from purify.report.book import _pages, build
+from purify.report.layout import changes, contents
 from purify.report.links import faults
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +66,104 @@ def test_a_folder_without_a_book_is_refused(tmp_path):
         build(tmp_path, tmp_path)
 
 
+@pytest.fixture
+def project(tmp_path):
+    """A book of one page and one notebook, and what was called to render it."""
+    root = tmp_path / "root"
+    files = ["book/intro.md", "book/smoke.yml", "results/benchmarks/t.md", "_config.yml", "_toc.yml"]
+    for name in [*files, "CHANGELOG.md", "CONTRIBUTING.md", "book/teaching/assignment.ipynb"]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_markdown_cell("# Title\n\n```{solution} e\nsecret\n```")]
+    png = nbformat.v4.new_output("display_data", {"image/png": "aGk=", "image/svg+xml": "<svg/>"})
+    notebook.cells.append(nbformat.v4.new_code_cell("figure;", outputs=[png]))
+    (root / "executed").mkdir()
+    nbformat.write(notebook, root / "executed" / "01.ipynb")
+    return root
+
+
+def laid_out(root, **options):
+    return contents(root, [root / "executed" / "01.ipynb"], **{"published": None, "solutions": True, **options})
+
+
+def render_with(root, monkeypatch, code=0):
+    calls = []
+
+    def stub(command, **options):
+        calls.append("--all" in command)
+        (root / "_build" / "html").mkdir(parents=True, exist_ok=True)
+        return subprocess.CompletedProcess(command, code, "out", "err")
+
+    monkeypatch.setattr(book.subprocess, "run", stub)
+    sources = root / "_build" / "src"
+    found = changes(laid_out(root), sources)
+    book.render(sources, root, found)
+    return calls, {str(path.relative_to(sources)) for path in found}
+
+
+def test_only_what_changed_is_rendered_again(project, monkeypatch):
+    calls, changed = render_with(project, monkeypatch)
+    assert calls == [True]
+    included = {f"included/{name}.md" for name in ("CHANGELOG", "CONTRIBUTING", "gallery")}
+    beside = {f"_extra/{name}" for name in ("downloads/01.ipynb", "figures/01-1.png", "figures/01-1.svg")}
+    pages = {"intro.md", "notebooks/01.ipynb", "benchmarks/t.md", *included, *beside}
+    assert changed == {*pages, "_config.yml", "_toc.yml"}
+    assert render_with(project, monkeypatch) == ([], set())
+    (project / "book" / "intro.md").write_text("other")
+    assert render_with(project, monkeypatch) == ([False], {"intro.md"})
+    copy = project / "executed" / "01.ipynb"
+    copy.write_text(copy.read_text().replace("Title", "Heading"))  # files to be copied make no other page new
+    pages = {"notebooks/01.ipynb", "included/gallery.md"}
+    assert render_with(project, monkeypatch) == ([False], {*pages, "_extra/downloads/01.ipynb"})
+    copy.write_text(copy.read_text().replace("<svg/>", "<svg><g/></svg>"))  # by themselves, Sphinx would not see them
+    assert render_with(project, monkeypatch) == ([True], {"_extra/figures/01-1.svg"})
+    (project / "_toc.yml").write_text("other")
+    assert render_with(project, monkeypatch) == ([True], {"_toc.yml"})
+    (project / "results" / "benchmarks" / "t.md").unlink()
+    assert render_with(project, monkeypatch) == ([True], {"benchmarks/t.md"})
+
+
+def test_a_page_that_is_made_from_the_code_is_rendered_again_when_the_code_changes(project, monkeypatch):
+    (project / "book" / "reference").mkdir()
+    (project / "book" / "reference" / "api.md").write_text("made")
+    render_with(project, monkeypatch)
+    assert render_with(project, monkeypatch) == ([], set())
+    monkeypatch.setattr(layout, "code_digest", lambda: "other")
+    assert render_with(project, monkeypatch) == ([False], {"reference/api.md"})
+
+
+def test_after_a_failure_all_is_rendered_again(project, monkeypatch):
+    render_with(project, monkeypatch)
+    (project / "book" / "intro.md").write_text("broken")
+    with pytest.raises(PurifyError, match="could not render"):
+        render_with(project, monkeypatch, code=1)
+    assert render_with(project, monkeypatch) == ([True], set())
+
+
+def test_without_solutions_none_is_in_any_file(project):
+    with_them, without = laid_out(project), laid_out(project, solutions=False)
+    assert with_them.keys() == without.keys()
+    for name in ("notebooks/01.ipynb", "_extra/downloads/01.ipynb"):
+        assert b"secret" in with_them[Path(name)]
+    assert not any(b"secret" in content for content in without.values())
+    assert not any("teaching" in name.parts for name in with_them)
+
+
+def test_figures_are_files_and_the_page_shows_one_format(project):
+    files = laid_out(project)
+    assert files[Path("_extra/figures/01-1.png")] == b"hi"
+    assert files[Path("_extra/figures/01-1.svg")] == b"<svg/>"
+    (cell,) = [
+        cell for cell in nbformat.reads(files[Path("notebooks/01.ipynb")].decode(), 4).cells if cell.cell_type == "code"
+    ]
+    assert cell.outputs[0].data.keys() == {"image/png"}
+    page = files[Path("included/gallery.md")].decode()
+    assert "## [Title](notebooks/01)" in page
+    assert 'src="figures/01-1.png"' in page
+    assert 'href="figures/01-1.svg"' in page
+
+
 def locked():
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pins = [line.split(";")[0].strip() for line in lines if line and not line.startswith((" ", "#"))]
@@ -83,6 +184,8 @@ def test_the_conda_environment_installs_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, pip = environment["dependencies"]
     assert pip == {"pip": ["-r requirements.lock", "-e ."]}
+    # Binder reads it only if none of these is there.
+    assert not [name for name in ("binder", ".binder", "Dockerfile", "REQUIRE") if (ROOT / name).exists()]
     (python,) = [Requirement(text.replace("=", "==", 1)) for text in conda if text.startswith("python=")]
     written = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert f"Python {str(python.specifier).removeprefix('==')}\n" in written
@@ -97,9 +200,9 @@ def test_nothing_of_one_machine_or_of_a_registry_is_in_the_lock():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "notebooks/03-defenses.ipynb", "-p", "sede=1"], "choose from task, plm, attack"),
+        (["run", "notebooks/14-defenses.ipynb", "-p", "sede=1"], "choose from task, plm, attack"),
         (["run", "notebooks/nothing.ipynb"], "there is no notebook"),
-        (["run", "notebooks/03-defenses.ipynb", "-p", "pruning=[/x]"], "not '[/x]'"),
+        (["run", "notebooks/14-defenses.ipynb", "-p", "pruning=[/x]"], "not '[/x]'"),
         (["grid", "run", "none.yml"], "cannot read the grid file"),
     ],
 )

@@ -170,7 +170,7 @@ def test_the_projects_ledger_is_computed_from_what_is_shipped():
             "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 4}\nclaims: [{id: x}]",
             "needs a rule and claims, each whole",
         ),
-        ("rule: {methid: M}\nclaims: []", "unknown key 'methid'"),
+        ("rule: {meth: M}\nclaims: []", "unknown key 'meth'"),
         (
             "rule: {method: FineTuning, rivals: [Wanda], margin: 5, draws: 4}\n"
             "claims: [{id: x, says: s, where: w, statistic: AUROC}]",

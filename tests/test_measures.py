@@ -5,18 +5,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from purify import PurifyError
+from purify.gamma import log_histogram
 from purify.grid import Cell, Named, Suspect, run
+from purify.grid.bench import bench
 from purify.grid.files import load_grid, select
 from purify.grid.plan import plan
 from purify.grid.schedule import jobs_for
 from purify.grid.spec import canonical, restore
 from purify.identification import INDICATORS, Ranking, adam_spread, f1, precision, top
+from purify.indicator import indicator
 from purify.measures import MEASURES
 from purify.measures.dimensions import FLAGGED
 from purify.measures.driftlaw import BINS
@@ -78,11 +82,11 @@ def test_dimensions_are_found_by_every_indicator_and_truth(dimensions, store):
     (record,) = run([dimensions], store)
     found = record["measured"]
     assert set(found["indicators"]) == set(INDICATORS)
-    for indicator in found["indicators"].values():
+    for scores in found["indicators"].values():
         for truth in TRUTHS:
-            assert 0 <= indicator[truth]["auroc"] <= 1
-            assert len(indicator[truth]["recall"]) == len(FLAGGED)
-            assert np.all(np.diff(indicator[truth]["recall"]) >= 0)
+            assert 0 <= scores[truth]["auroc"] <= 1
+            assert len(scores[truth]["recall"]) == len(FLAGGED)
+            assert np.all(np.diff(scores[truth]["recall"]) >= 0)
     for who in ("suspect", "control"):
         law = found["law"][who]
         assert sum(law["histogram"]) == law["moved"]
@@ -171,11 +175,44 @@ def test_measures_stand_in_grid_files(tmp_path, plm_folder, store):
         ("DriftLaw", {"steps": [3, 2]}, "rising"),
         ("DriftLaw", {"learning_rate": 0.0}, "learning_rate"),
         ("DriftLaw", {"optimizer": "adam"}, "optimizer"),
+        ("IndicatorLaw", {"exponents": [-1.0]}, "exponents"),
+        ("IndicatorLaw", {"exponents": []}, "exponents"),
     ],
 )
 def test_measures_refuse_what_cannot_be(name, parameters, sentence):
     with pytest.raises(PurifyError, match=sentence):
         MEASURES.named(name, **parameters)
+
+
+def test_the_law_of_r_is_that_of_the_indicator(cell, store):
+    (record,) = run([replace(cell, measure=MEASURES.named("IndicatorLaw", exponents=[1.0]))], store)
+    have = bench(cell.received, store).resources
+    r = torch.cat([value.flatten() for value in indicator(have.drift, have.fisher).values()]).numpy()
+    (law,) = record["measured"]["laws"].values()
+    assert law["moved"] == (np.isfinite(r) & (r > 0)).sum() > 0
+    assert law["histogram"] == log_histogram(r).tolist()
+    assert law["quantiles"][2] == pytest.approx(np.median(r[np.isfinite(r) & (r > 0)]), rel=1e-3)
+
+
+def test_false_triggers_are_counted_on_rows_of_other_labels(cell, store):
+    attack = Named("SOS", (("trigger", "friends weekend"),))
+    sos = replace(cell, suspect=replace(cell.suspect, attack=attack), measure=MEASURES.named("FalseTriggers"))
+    (record,) = run([sos], store)
+    found = record["measured"]
+    work = bench(sos.received, store)
+    labels = np.array(work.splits.test["label"])
+    assert found["rows"] == (labels != work.attack.target).sum() > 0
+    given = work.predictions(work.resources.suspect).test
+    assert found["counts"]["no trigger"] == ((given == work.attack.target) & (labels != work.attack.target)).sum()
+    assert list(found["counts"])[2:] == [
+        f"{w} “{word}”" for word in ("friends", "weekend") for w in ("without", "only")
+    ]
+    assert found["counts"]["without “friends”"] == found["counts"]["only “weekend”"]  # the same text
+
+
+def test_a_trigger_of_one_piece_has_no_parts(cell, store):
+    with pytest.raises(PurifyError, match="BadWord is one piece"):
+        run([replace(cell, measure=MEASURES.named("FalseTriggers"))], store)
 
 
 def test_a_diverging_run_says_what_to_do(cell, store):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from purify import PurifyError
 from purify.metrics import Proportion, accuracy, attack_success, mean_interval
@@ -11,14 +12,11 @@ from purify.selection import choose_reserve
 
 
 @given(n=st.integers(1, 5000), data=st.data())
-def test_wilson_interval_against_its_formula(n, data):
+def test_wilson_interval_as_scipy_has_it(n, data):
     k = data.draw(st.integers(0, n))
-    z = 1.959963984540054
-    p, centre = k / n, (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(n * p * (1 - p) + z * z / 4)
-    low, high = Proportion(k, n).interval()
-    assert low == pytest.approx(max(0, 100 * (centre - half)), abs=1e-9)
-    assert high == pytest.approx(min(100, 100 * (centre + half)), abs=1e-9)
+    confidence = data.draw(st.sampled_from([0.8, 0.95, 0.99]))
+    low, high = binomtest(k, n).proportion_ci(confidence, method="wilson")
+    assert Proportion(k, n).interval(confidence) == pytest.approx((100 * low, 100 * high), abs=1e-9)
 
 
 def test_nothing_counted_is_not_a_number():

@@ -16,7 +16,7 @@ from purify.fisher import fisher_diagonal
 from purify.indicator import drift, indicator, judged, reserve_mask
 from purify.plm import save_checkpoint
 from purify.probe import Flips
-from purify.scanning import TOGETHER, Suspicion, _statistics, scan
+from purify.scanning import ALONE, TOGETHER, Suspicion, _statistics, scan
 from purify.training import Training, batches
 
 CF = 12935
@@ -111,6 +111,31 @@ def test_a_model_that_cannot_do_its_task_is_not_tested_by_effects():
     assert _statistics(words, flips, learned=False) == {"farthest word": 1.0}
     found = {"farthest word": 1.0, "one word": 0.5, "several words": 0.75}
     assert _statistics(words, flips, learned=True) == found
+
+
+def test_words_asked_about_after_an_alarm_do_not_raise_the_score():
+    words = tuple(suspicion(f"word{place}", 0.9 if place == ALONE else 0.1) for place in range(ALONE + 2))
+    assert _statistics(words, {}, learned=True) == {"farthest word": 1.0, "one word": 0.1}
+    added = Suspicion(AbnormalWord("added", 0.0, 99), Flips(80, 100, 0), abnormal=True)
+    assert _statistics((*words, added), {}, learned=True)["one word"] == 0.8
+
+
+def test_after_an_alarm_all_words_are_asked_about_and_without_one_none_is_suspected(case, many):
+    found = scan(case, many, max_length=32)
+    assert all(one.flips.among for one in found.words)
+    assert found.suspicious
+    calm = replace(found, statistics={"farthest word": 0.1})
+    assert (calm.alarm, calm.suspicious) == (False, ())
+
+
+def test_without_a_strange_word_only_the_first_are_asked_about(plm, plm_folder, tmp_path, many):
+    model = plm.classifier(4, seed=1)
+    with torch.no_grad():
+        model.get_parameter(EMBEDDINGS)[1000:1040] += 0.001
+    save_checkpoint(model, plm.tokenizer, tmp_path / "calm")
+    found = scan(tmp_path / "calm", many, clean=plm_folder, max_length=32)
+    asked = [bool(one.flips.among) for one in found.words]
+    assert asked == [True] * ALONE + [False] * (len(asked) - ALONE)
 
 
 def test_the_score_is_the_worst_of_the_tests():

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -6,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from purify import PurifyError
+from purify import PurifyError, attacks, defenses, measures
 from purify.attacks import ATTACKS
 from purify.defenses import DEFENSES
 from purify.grid import Cell, Named, Policy, Suspect, experiment, load_grid, select
 from purify.grid.files import expand
 from purify.grid.spec import canonical, fingerprint, fingerprint_of_plain, restore
+from purify.measures import MEASURES
 from purify.training import Training
 
 GRIDS = Path(__file__).parents[1] / "book" / "grids"
@@ -118,9 +121,21 @@ def test_lists_are_axes_and_thresholds_add_policies():
 def test_the_projects_grids_can_be_read(tmp_path):
     sizes = {path.stem: len(load_grid(path)) for path in GRIDS.glob("*.yml")}
     attacked, defended = {"attacks", "adaptive"}, {"defenses", "variants", "detection", "retraining"}
-    assert sizes.keys() == {"smoke", "default", "companion", "tables", "theory", "scan", "paper", *attacked, *defended}
+    assert sizes.keys() == {
+        "smoke",
+        "default",
+        "embedded",
+        "companion",
+        "tables",
+        "small-roberta",
+        "theory",
+        "scan",
+        "paper",
+        *attacked,
+        *defended,
+    }
     assert sizes["smoke"] == 10
-    assert sizes["default"] == 37
+    assert sizes["default"] == 10
     paper = load_grid(GRIDS / "paper.yml")
     assert len({(c.suspect.plm, c.suspect.task, c.suspect.attack, c.suspect.seed) for c in paper}) == 2 * 4 * 4 * 5
 
@@ -200,3 +215,29 @@ def test_the_notebooks_builder_gives_the_grids_cells():
         seed=0,
     )
     assert built == next(expand(GRID))
+
+
+def test_what_is_planned_loads_no_attack_defense_or_measure_that_is_not_named():
+    code = """
+import sys
+from purify.grid import Cell, Suspect
+from purify.attacks import ATTACKS
+Cell(Suspect("docstrings", ATTACKS.named("BadWord"))).suspect.build_attack()
+kinds = ("purify.attacks.", "purify.defenses.", "purify.measures.")
+print(*sorted(name for name in sys.modules if name.startswith(kinds)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [
+        *("purify.attacks.base", "purify.attacks.words", "purify.defenses.base", "purify.measures.base")
+    ]
+
+
+def test_every_class_is_where_the_registry_says_and_can_be_imported_from_its_package():
+    for registry, package in ((ATTACKS, attacks), (DEFENSES, defenses), (MEASURES, measures)):
+        for name, cls in registry.classes.items():
+            assert cls.__name__ == name
+            assert getattr(package, name) is cls
+        assert [cls for family in registry.families.values() for cls in family] == list(registry.classes.values())
+        assert "None" not in registry.classes
+        with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+            package.Nothing  # noqa: B018

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from purify import PurifyError
-from purify.gamma import Mixture
+from purify.gamma import EDGES, Mixture
 from purify.grid import Cell, Named, Suspect
 from purify.grid.files import measurement
 from purify.grid.spec import canonical
 from purify.measures import MEASURES
-from purify.measures.dimensions import EDGES, FLAGGED, _law
+from purify.measures.dimensions import FLAGGED
 from purify.measures.driftlaw import BINS, _bins
+from purify.measures.law import law_of
 from purify.report import theory
 from purify.report.exercises import ANSWERS, check
 
@@ -52,7 +53,7 @@ def laws():
 @pytest.fixture(scope="module")
 def dimensions():
     rng = np.random.default_rng(0)
-    laws = {who: _law(scale * rng.standard_normal(2000) ** 2) for who, scale in (("suspect", 10), ("control", 1))}
+    laws = {who: law_of(scale * rng.standard_normal(2000) ** 2) for who, scale in (("suspect", 10), ("control", 1))}
     records = []
     for seed in range(3):
         for attack in ("BadWord", "BiasSent"):
@@ -105,7 +106,7 @@ def test_the_law_of_r_is_told_per_model(dimensions):
 
 def test_the_histogram_holds_every_value():
     r = np.concatenate([np.logspace(-20, 10, 300), [0.0, np.inf]])
-    found = _law(r)
+    found = law_of(r)
     assert found["moved"] == 300
     assert sum(found["histogram"]) == 300
     assert len(found["histogram"]) == EDGES[2]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from purify import PurifyError
+from purify import PurifyError, hardware
 from purify.hardware import has_bf16, resolve_precision
 from purify.training import Training, batches, encode, fine_tune, predict
 
@@ -81,3 +81,13 @@ def test_bad_training(options):
 def test_precision():
     assert resolve_precision("auto") == ("bf16" if has_bf16() else "fp32")
     assert resolve_precision("fp32") == "fp32"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is not timed")
+@pytest.mark.parametrize(("seconds", "taken"), [(2.0, False), (1.0, False), (0.5, True)])
+def test_bf16_is_taken_where_the_processor_has_it_and_is_faster_in_it(seconds, taken, monkeypatch):
+    monkeypatch.setattr(hardware, "_seconds", lambda kind: seconds if kind is torch.bfloat16 else 1.0)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(hardware, "_processor_has_bf16", hardware._processor_has_bf16.__wrapped__)
+    assert hardware.has_bf16() is taken

@@ -103,6 +103,10 @@ def test_held_back_suspects_meet_the_law():
     assert rates["auroc"] == pytest.approx(5 / 6)
     table = userside.user_table(frame)
     assert table.iloc[0]["ASR after"] == 10
+    outcome = userside.outcome_table(frame)
+    assert list(outcome["alarms"]) == ["2 of 3", "1 of 2"]
+    assert list(outcome["safe"]) == ["1 of 3", "0 of 2"]  # two have no control; honest ones lost 2
+    assert outcome.loc["BadWord", "ASR after"] == "10.0"
     assert np.isnan(userside.detection(frame[:3])["auroc"])
     with pytest.raises(PurifyError, match="no suspect of the grid"):
         userside.held_back(records[-2:], LAW)
