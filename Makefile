@@ -4,12 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 SMOKE  ?=
+# A worker per processor, each with one thread: the models of the tests are tiny.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 export HF_HUB_DISABLE_TELEMETRY = 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test check bench lock clean
+.PHONY: help setup book pdf test slow check bench lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,13 +28,21 @@ $(STAMP): requirements.lock pyproject.toml
 book: $(STAMP)  ## Run the experiments on the embedded default and render the book (SMOKE=1: tiny sizes)
 	$(BIN)/purify book $(if $(SMOKE),--smoke)
 
-test: $(STAMP)  ## Run the tests (the slow ones: .venv/bin/pytest -m slow)
-	$(BIN)/python -m pytest
+pdf: $(STAMP)  ## The same, and print the book to _build/purify.pdf; needs Chromium and chromedriver (SMOKE=1: tiny sizes)
+	$(BIN)/purify book --pdf $(if $(SMOKE),--smoke)
 
-check: $(STAMP)  ## Lint, format check and type check
+test: $(STAMP)  ## Run the tests
+	$(PYTEST)
+
+slow: $(STAMP)  ## Run the tests that take minutes each; they use all processors themselves
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## Lint, format check, type check, spelling, and the form of the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 bench: $(STAMP)  ## Run the benchmarks and write their tables to results/benchmarks (over an hour, on a quiet machine)
 	$(BIN)/python benchmarks/grid.py
