@@ -44,11 +44,13 @@ check: $(STAMP)  ## Lint, format check, type check, spelling, and the form of th
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
-bench: $(STAMP)  ## Run the benchmarks and write their tables to results/benchmarks (over an hour, on a quiet machine)
+bench: $(STAMP)  ## Run the benchmarks and write their tables to results/benchmarks (about two hours, on a quiet machine)
 	$(BIN)/python benchmarks/grid.py
 	$(BIN)/python benchmarks/fisher.py
 	$(BIN)/python benchmarks/purifying.py
 	$(BIN)/python benchmarks/training.py --task docstrings --train 1000
+	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/fuzz.py
 
 lock: $(STAMP)  ## Rewrite requirements.lock from the ranges of pyproject.toml
 	$(BIN)/pip-compile --quiet --upgrade --extra book --extra cluster --extra dev --strip-extras --no-emit-index-url --no-emit-find-links \
