@@ -217,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first case, to repeat one")
-    parser.add_argument("--every", type=int, default=10, help="of those that can be loaded, so many are scanned, too")
+    parser.add_argument("--every", type=int, default=20, help="of those that can be loaded, so many are scanned, too")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/fuzz.csv"))
     options = parser.parse_args()

@@ -98,7 +98,7 @@ def main() -> None:
             "MiniLM": (root / "minilm", "bundled"),
             "BERT-base-sized": (root / "base" / "suspect", root / "base" / "clean"),
         }
-        rows = [{"what": "purify --help", "seconds": [timed("--help") for _ in range(options.repetitions)]}]
+        rows = [{"what": "`purify --help`", "seconds": [timed("--help") for _ in range(options.repetitions)]}]
         for name, (suspect, clean) in common.items():
             given = (str(suspect), "--clean", str(clean), "--data", str(data))
             scans = [timed("scan", *given) for _ in range(options.repetitions)]

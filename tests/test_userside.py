@@ -97,6 +97,7 @@ def test_held_back_suspects_meet_the_law():
     assert list(frame["attack"]) == ["BadWord"] * 3 + ["none"] * 2
     assert frame["natural"].iloc[0] == 7
     assert np.isnan(frame["natural"].iloc[1])
+    assert list(frame["natural"].iloc[3:]) == [5, 5]
     rates = userside.detection(frame)
     assert (rates["alarms"].k, rates["alarms"].n) == (2, 3)
     assert (rates["false alarms"].k, rates["false alarms"].n) == (1, 2)

@@ -47,8 +47,8 @@ def held_back(records: Records, law: Calibration) -> pd.DataFrame:
     """Return one row per suspect that was scanned and cleaned, poisoned or honest.
 
     Columns: ``task``, ``attack`` ("none" for honest models), ``seed``, ``training``, ``ratio``; ``score`` of the scan;
-    ``acc``, ``asr`` and ``acc_after``, ``asr_after`` in percent; ``natural``, the ASR of the control, NaN where it is
-    not among the records; ``reserve``, ``suspicious``.
+    ``acc``, ``asr`` and ``acc_after``, ``asr_after`` in percent; ``natural``, the ASR of the control (an honest model's
+    own), NaN where it is not among the records; ``reserve``, ``suspicious``.
 
     Args:
         records: Of the grid ``scan``.
@@ -81,7 +81,7 @@ def held_back(records: Records, law: Calibration) -> pd.DataFrame:
                 "asr": before.asr.percent,
                 "acc_after": after.acc.percent,
                 "asr_after": after.asr.percent,
-                "natural": natural.get(suspect.as_control, np.nan),
+                "natural": before.asr.percent if suspect.control else natural.get(suspect.as_control, np.nan),
                 "reserve": found["reserve"],
                 "suspicious": ", ".join(found["suspicious"]),
             }
