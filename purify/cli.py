@@ -1,10 +1,11 @@
 """The command line: ``purify …``."""
 
+import errno
 import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -111,10 +112,20 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except PurifyError as error:
-        from purify.gate import printable
+        _end(str(error))
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        from purify.gate import shown
 
-        message = escape(printable(" ".join(str(error).split())))
-        Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _end(f"{error.strerror}: '{shown(error.filename)}'")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end(message: str) -> NoReturn:
+    from purify.gate import printable
+
+    message = escape(printable(" ".join(message.split())))
+    Console(stderr=True).print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
+    sys.exit(2)

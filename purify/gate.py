@@ -37,6 +37,9 @@ LIMITS: Mapping[str, int] = {
 HEADER = 100_000_000
 """The most bytes of a safetensors header: the format's own limit."""
 
+NAME = 255
+"""The most bytes of a file's name: more, no file system takes."""
+
 LAYERS = 1000
 """The most layers that a config may ask for."""
 
@@ -148,7 +151,8 @@ def inside(folder: Path, name: str) -> Path:
         PurifyError: the name, or a link, leads elsewhere, or to what is no regular file; that a file is missing is
             found by opening it.
     """
-    if name in ("", ".", "..") or Path(name).name != name or "\0" in name or "\\" in name:
+    too_long = len(name.encode("utf-8", "surrogatepass")) > NAME
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name or "\\" in name or too_long:
         raise PurifyError(f"'{shown(name)}' leads out of the checkpoint '{folder}': it must be a plain file name")
     path = folder / name
     if path.is_symlink():

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from purify.errors import PurifyError
+from purify.gate import NAME, shown
 
 MARK = "report.json"
 """A folder whose file of this name has our `SCHEMA` was written by `purify scan` or `purify clean`."""
@@ -29,6 +30,8 @@ def refuse(output: Path, *, force: bool = False, inputs: Sequence[Path] = ()) ->
         PurifyError: it is there already, is not ours, or cannot be written.
     """
     output = output.absolute()
+    if any(len(os.fsencode(part)) > NAME for part in output.parts):
+        raise PurifyError(f"'{shown(output)}' cannot be made: a name in it has more than {NAME} bytes")
     if os.path.lexists(output):
         if not force:
             raise PurifyError(f"{output} is there already: name a new folder")

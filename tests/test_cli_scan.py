@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from purify import PurifyError, load_task, read_rows
-from purify.cli import app
+from purify.cli import app, main
 from purify.output import SCHEMA
 from purify.plm import load_suspect, save_checkpoint
 
@@ -162,6 +162,7 @@ def test_what_fails_on_the_way_leaves_nothing(suspect_folder, data, plm_folder, 
         (["--device", "tpu"], "the device must be auto, cpu or cuda, not 'tpu'"),
         (["--device", "cuda"], "no GPU that torch can use"),
         (["--precision", "fp8"], "precision must be one of auto, fp32, bf16, not 'fp8'"),
+        (["--output", "new/" + 130 * "é"], "cannot be made: a name in it has more than 255 bytes"),
     ],
 )
 def test_bad_options_are_named(words, message, suspect_folder, data, plm_folder, tmp_path, monkeypatch):
@@ -214,6 +215,14 @@ def test_bad_suspects_and_targets_are_named(suspect_folder, data, plm_folder, tm
     result = purify("clean", suspect_folder, *common)
     assert "can run code when it is opened" in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_no_file_can_have_is_one_sentence(monkeypatch, capsys, data):
+    monkeypatch.setattr("sys.argv", ["purify", "scan", 130 * "é", "--data", str(data)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: File name too long: '{80 * 'é'}…'\n"
 
 
 def test_doctor_tells_versions_and_what_is_amiss(tmp_path, monkeypatch):

@@ -85,7 +85,8 @@ def test_the_hubs_own_links_are_followed_and_no_others(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.safetensors", "/etc/passwd", "sub/a.safetensors", "", "..", "a\\b", "a.bin", "b.safetensors"]
+    "name",
+    ["../a.safetensors", "/etc/passwd", "sub/a.safetensors", "", "..", "a\\b", "a.bin", "b.safetensors", "é" * 150],
 )
 def test_an_index_leads_nowhere_else(folder, name):
     with pytest.raises(PurifyError, match=r"leads out of the checkpoint|which is no safetensors file there"):
